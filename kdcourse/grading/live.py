@@ -1,0 +1,111 @@
+"""`check`: the judge, asked from a notebook cell. It coaches; it gives no marks."""
+
+import inspect
+from collections.abc import Callable
+
+from .judge import Verdict, drawn, judge
+from .questions import QUESTIONS
+from .runner import Failure, Seen, observe
+from .spec import Function, Question
+
+_attempts: dict[
+    tuple[str, tuple[str, ...]], list[object]
+] = {}  # (question, mistakes) -> the answers that made them
+
+
+class Mistake(AssertionError):
+    """A wrong answer. A notebook shows its two lines; pytest and nbval see a cell that failed."""
+
+    def _render_traceback_(
+        self,
+    ) -> list[str]:  # IPython asks for this instead of printing a traceback
+        return str(self).splitlines()
+
+
+def check(question: str | Callable, answer: object = ..., *, name: bool = False) -> None:
+    """Is this answer right? Says so in one line, or raises `Mistake` with two.
+
+    `check("04.4", distillation_loss)`; a function may also come alone: `check(distillation_loss)`.
+    The same mistake is met with a counterexample first, then with a question, then by its name;
+    `name=True` gives the name at once. Running an unchanged answer again does not count as an attempt.
+    """
+    if callable(question):
+        question, answer = _id_of(question), question
+    if question not in QUESTIONS:
+        raise ValueError(
+            f"check: the question's number stands above its cell, such as '04.4'; got {question!r}"
+        )
+    asked = QUESTIONS[question]
+    observed = _observe(asked, answer)
+    verdict = judge(asked, observed)
+    title = asked.name if isinstance(asked, Function) else asked.id
+    if verdict.state == "correct":
+        print(f"✓ {title}: {verdict.line}")
+        return
+    lines = _feedback(
+        asked, verdict, 3 if name else _stage(asked, verdict, (_source(answer), repr(observed)))
+    )
+    raise Mistake(f"✗ {title}: " + "\n  ".join(lines))
+
+
+def _id_of(function: Callable) -> str:
+    name = getattr(function, "__name__", "")
+    for question in QUESTIONS.values():
+        if isinstance(question, Function) and question.name == name:
+            return question.id
+    raise ValueError(
+        f'check: no question asks for a function {name!r}; say which one: check("04.4", {name})'
+    )
+
+
+def _observe(question: Question, answer: object) -> list[Seen] | Failure | object:
+    if not isinstance(question, Function) or answer is ...:
+        return answer
+    if not callable(answer):
+        return Failure("no verdict", f"{question.id} asks for a function, got {answer!r}.")
+    return observe(answer, drawn(question, 0), run=question.run, grads=question.grads)
+
+
+def _stage(question: Question, verdict: Verdict, fingerprint: object) -> int:
+    """1, 2, 3: how many different answers have now made exactly these mistakes."""
+    made = _attempts.setdefault((question.id, verdict.names), [])
+    if fingerprint not in made:
+        made.append(fingerprint)
+    return min(len(made), 3)
+
+
+def _source(answer: object) -> str:
+    try:
+        return inspect.getsource(answer)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        code = getattr(answer, "__code__", None)
+        return repr(code.co_code) if code else repr(answer)
+
+
+def _feedback(question: Question, verdict: Verdict, stage: int) -> list[str]:
+    """Two lines: what to know now, and where to go from here."""
+    chapter, switches = question.id[:2], verdict.switches
+    if verdict.state == "no verdict":
+        return [verdict.line, "So nothing was judged."]
+    if not switches:
+        return [
+            verdict.line,
+            f"Where to look: chapter {chapter}, and the hint above if there is one.",
+        ]
+    more = f" ({len(switches)} mistakes in all.)" if len(switches) > 1 else ""
+    if stage == 1:
+        return [
+            verdict.line + more,
+            f'(check("{question.id}", {question.name}, name=True) names the mistake.)',
+        ]
+    if stage == 2:
+        return [switches[0].question + more, f"Chapter {chapter} shows it."]
+    return [_listed([s.says + "." for s in switches]), _listed([s.hint for s in switches])]
+
+
+def _listed(sentences: list[str]) -> str:
+    return (
+        sentences[0]
+        if len(sentences) == 1
+        else " ".join(f"({i}) {s}" for i, s in enumerate(sentences, 1))
+    )

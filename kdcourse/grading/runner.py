@@ -1,0 +1,201 @@
+"""Runs an answer on probes and writes down what can be seen. Holds nothing secret and judges nothing."""
+
+import inspect
+import linecache
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .spec import Probe
+
+Seen = dict[
+    str, np.ndarray
+]  # the observables of one probe: "value", "grad:NAME", "changed:NAME", "repeat", ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Nothing to judge: `state` is "unanswered" or "no verdict", `reason` one plain sentence."""
+
+    state: str
+    reason: str
+
+
+class NotATensor(TypeError):
+    """The answer returned something that is not a number or a tensor."""
+
+
+class Nothing(TypeError):
+    """The answer returned None or `...`."""
+
+
+def observe(
+    answer: Callable[..., Any],
+    probes: Sequence[Probe],
+    *,
+    run: str = "call",
+    grads: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.float32,
+) -> list[Seen] | Failure:
+    """Call `answer` on each probe, twice, and return what was seen; or why there is nothing to see."""
+    seen = []
+    try:
+        for probe in probes:
+            arguments = {name: _cast(value, dtype) for name, value in probe.arguments.items()}
+            wanted = grads if probe.grads else ()
+            # a learner's F.kl_div may warn; the verdict says more than the warning does
+            with torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                seen.append(RUNS[run](answer, arguments, wanted))
+    except NotImplementedError as error:
+        return Failure("unanswered", f"not started ({error})." if str(error) else "not started.")
+    except Nothing:
+        return Failure("unanswered", "not started: it returns nothing. (Is there a `return`?)")
+    except NotATensor as error:
+        return Failure("no verdict", f"returns a {error}; a tensor is asked for.")
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever it is, it is the learner's, and said in one sentence
+        return Failure("no verdict", _sentence(error, answer, probe))
+    return seen
+
+
+def _run_call(
+    answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]
+) -> Seen:
+    """A pure function: its value, gradients, whether its inputs changed, whether it repeats itself."""
+    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    value = _array(_call(answer, given))
+    seen = {"value": value}
+    for name, before in arguments.items():
+        if isinstance(before, Tensor):
+            seen[f"changed:{name}"] = np.array(float(not torch.equal(before, given[name])))
+
+    leaves = {name: arguments[name].clone().requires_grad_() for name in grads}
+    # a clone, not the leaf itself: an answer that writes into its input must get its own sentence, not autograd's
+    given = arguments | {name: leaf.clone() for name, leaf in leaves.items()}
+    given = {
+        k: v.clone() if isinstance(v, Tensor) and k not in leaves else v for k, v in given.items()
+    }
+    again = _call(answer, given)
+    seen["repeat"] = np.array(float(not np.array_equal(value, _array(again), equal_nan=True)))
+    if not leaves:
+        return seen
+    found: Sequence[Tensor | None] = [None] * len(leaves)
+    if isinstance(again, Tensor) and again.requires_grad:
+        # weights that differ from entry to entry: the plain sum of a softmax has no gradient
+        weights = torch.linspace(1, 2, again.numel(), dtype=again.dtype).reshape(again.shape)
+        found = torch.autograd.grad(
+            (again * weights).sum(), list(leaves.values()), allow_unused=True
+        )
+    for (name, leaf), grad in zip(leaves.items(), found, strict=True):
+        seen[f"grad:{name}"] = _array(torch.zeros_like(leaf) if grad is None else grad)
+    return seen
+
+
+def _run_train(
+    answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]
+) -> Seen:
+    """A training loop `answer(student, teacher, batches, optimizer, temperature, soft_weight)`.
+
+    Seen: the student's parameters afterwards, and whether the teacher (linear, batch norm, linear; left in
+    training mode, as a fresh module is) was changed or was given gradients.
+    """
+    first, second = (_trained(answer, arguments) for _ in range(2))
+    first["repeat"] = np.array(
+        float(not np.array_equal(first["value"], second["value"], equal_nan=True))
+    )
+    return first
+
+
+def _trained(answer: Callable[..., Any], a: dict[str, Any]) -> Seen:
+    def linear(weight: Tensor) -> nn.Linear:
+        module = nn.utils.skip_init(
+            nn.Linear, weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype
+        )
+        module.weight.data.copy_(weight)
+        return module
+
+    student = linear(a["student_weight"])
+    norm = nn.BatchNorm1d(len(a["hidden_weight"]), dtype=a["hidden_weight"].dtype)
+    teacher = nn.Sequential(linear(a["hidden_weight"]), norm, linear(a["teacher_weight"]))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(student.parameters(), lr=a["learning_rate"])
+    batches = list(zip(a["inputs"].clone(), a["targets"].clone(), strict=True))[: a["batches"]]
+    answer(student, teacher, batches, optimizer, a["temperature"], a["soft_weight"])
+    changed = any(
+        not torch.equal(value, before[name]) for name, value in teacher.state_dict().items()
+    )
+    teacher_grads = [
+        torch.zeros_like(p) if p.grad is None else p.grad for p in teacher.parameters()
+    ]
+    return {
+        "value": _array(student.weight.detach()),
+        "changed:teacher": np.array(float(changed)),
+        "grad:teacher": _array(torch.cat([grad.flatten() for grad in teacher_grads])),
+    }
+
+
+RUNS = {"call": _run_call, "train": _run_train}
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _call(answer: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """By keyword where the answer kept the parameters' names, else in order."""
+    try:
+        parameters = set(inspect.signature(answer).parameters)
+    except (TypeError, ValueError):
+        parameters = set()
+    return answer(**given) if parameters >= set(given) else answer(*given.values())
+
+
+def _array(value: Any) -> np.ndarray:
+    if value is None or value is ...:
+        raise Nothing
+    if not isinstance(value, Tensor | np.ndarray | np.generic | int | float | list):
+        raise NotATensor(type(value).__name__)
+    if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
+        value = value.float()
+    return torch.as_tensor(value).detach().cpu().numpy().copy()
+
+
+def _sentence(error: BaseException, answer: Callable[..., Any], probe: Probe) -> str:
+    """ "ZeroDivisionError: division by zero, in line 3: `return 1 / 0`", the line being the learner's own."""
+    where, frame = "", error.__traceback__
+    home = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == home:
+            line = linecache.getline(home, frame.tb_lineno).strip()
+            where = f", in line {frame.tb_lineno} of its cell" + (f": `{line}`" if line else "")
+        frame = frame.tb_next
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}. The call was {call_text(probe)}."
+
+
+def call_text(probe: Probe) -> str:
+    """A probe's arguments as a learner would type them; large tensors by their shape."""
+
+    def shown(name: str, value: Any) -> str:
+        if isinstance(value, Tensor) and value.numel() > 6:
+            return f"{name} of shape {list(value.shape)}"
+        return f"{name} = " + (
+            number_text(value.numpy()) if isinstance(value, Tensor) else f"{value:g}"
+        )
+
+    return "(" + ", ".join(shown(name, value) for name, value in probe.arguments.items()) + ")"
+
+
+def number_text(value: np.ndarray) -> str:
+    """Four significant digits; brackets as in Python."""
+    if value.ndim == 0:
+        return f"{value.item():.4g}"
+    return "[" + ", ".join(number_text(entry) for entry in value) + "]"

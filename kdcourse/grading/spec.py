@@ -1,0 +1,107 @@
+"""What a question is: a function to write, a letter to choose, a number, or an order. No judging here.
+
+A function question carries one reference, in float64, that can also be run with named mistakes switched on.
+That one function is the answer key, the source of every diagnosis and, in the tests, a thousand wrong answers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from torch import Generator
+
+ALONE = (
+    "*"  # Switch(clashes=(ALONE,)): this mistake hides every other, so it is named only by itself
+)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One mistake: its name in a sentence, a question that leads there, and where to look."""
+
+    says: str
+    question: str
+    hint: str
+    clashes: tuple[str, ...] = ()  # switches that it hides or contradicts: the pair is never named
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One input. Tensors are float32 or int64: the reference gets the same numbers in float64.
+
+    `like`: (index of an earlier probe, reason): the value must equal that probe's value, for that reason.
+    `grads=False`: only the value is compared (gradients say nothing where logits saturate).
+    """
+
+    arguments: dict[str, Any]
+    like: tuple[int, str] | None = None
+    grads: bool = True
+
+
+@dataclass(
+    frozen=True, eq=False
+)  # eq=False: hashed by identity, so that expected values can be cached
+class Function:
+    """A function to write. `reference(..., on=frozenset_of_switch_names)` takes a probe's arguments.
+
+    `grads`: the arguments whose gradients are compared. `run`: how it is called, a name in `runner.RUNS`.
+    `together`: how many mistakes at once are still named. `rtol`: relative to the largest entry.
+    """
+
+    id: str
+    name: str
+    probes: Callable[[Generator], list[Probe]]
+    reference: Callable[..., Any]
+    switches: dict[str, Switch]
+    grads: tuple[str, ...] = ()
+    run: str = "call"
+    rows_sum_to_one: bool = False
+    together: int = 2
+    rtol: float = 2e-4
+
+    def mistakes(self) -> Iterator[frozenset[str]]:
+        """Every set of mistakes that can be named: single ones first, declared clashes left out."""
+        for size in range(1, self.together + 1):
+            for names in combinations(self.switches, size):
+                if not any(self._clash(a, b) for a, b in combinations(names, 2)):
+                    yield frozenset(names)
+
+    def _clash(self, a: str, b: str) -> bool:
+        of_a, of_b = self.switches[a].clashes, self.switches[b].clashes
+        return b in of_a or a in of_b or ALONE in of_a + of_b
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One letter. `options`: letter -> why it is right or wrong; `right`: the letter."""
+
+    id: str
+    name: str
+    right: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Number:
+    """One number. `mistakes`: the number that a mistake leads to, and the mistake."""
+
+    id: str
+    name: str
+    value: float
+    because: str
+    mistakes: list[tuple[float, Switch]] = field(default_factory=list)
+    rtol: float = 2e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Items in the right order; `reasons[i]` says why item i comes before item i + 1."""
+
+    id: str
+    name: str
+    items: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+Question = Function | Choice | Number | Order
