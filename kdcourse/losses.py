@@ -97,7 +97,9 @@ def _kl_divergence(log_p: Tensor, log_q: Tensor, gap: Tensor) -> Tensor:
     # Where all gaps are small, d has lost its digits, but the gap has not: with g the gap centred
     # under p, KL = log Σ p exp(-g) = log(1 + Σ p (exp(-g) - 1 + g)); within ±0.1 a short series
     # gives the bracket to 3e-7 of itself.
-    gap = gap - (p * gap).sum(-1, keepdim=True)
+    # Twice, since p sums to 1 only to rounding, and a shift common to all gaps may be large.
+    for _ in range(2):
+        gap = gap - (p * gap).sum(-1, keepdim=True)
     g = gap.clamp(-0.1, 0.1)
     near = torch.log1p((p * g * g / 2 * (1 - g / 3 * (1 - g / 4 * (1 - g / 5)))).sum(-1))
     return torch.where((gap == g).all(-1), near, far)

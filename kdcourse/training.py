@@ -198,12 +198,9 @@ class _Runs:
     """The settings of each run: columns of one length, or functions of the step."""
 
     def __init__(self, settings: dict[str, Axis], steps: int) -> None:
+        settings = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in settings.items()}
         self.schedules = {k: v for k, v in settings.items() if callable(v)}
-        lists = {
-            k: v.tolist() if isinstance(v, Tensor) else list(v)
-            for k, v in settings.items()
-            if isinstance(v, Iterable) and not (isinstance(v, Tensor) and v.ndim == 0)
-        }
+        lists = {k: list(v) for k, v in settings.items() if isinstance(v, Iterable)}
         lengths = {k: len(v) for k, v in lists.items() if len(v) != 1}
         if len(set(lengths.values())) > 1 or 0 in lengths.values():
             raise ValueError(

@@ -1,3 +1,4 @@
+# ruff: noqa: N802 (T and N are the formula's own letters)
 """Softmax with a temperature and entropy: definition by hand, identities, limits, messages."""
 
 import math
@@ -106,9 +107,7 @@ def test_as_T_goes_to_infinity_all_classes_are_equal():
     for temperature in (1e4, 1e6, 1e8):
         gap = tempered_softmax(logits, temperature) - 1 / 4
         # The first term of the series: p - 1/N = (z - mean z) / (N T), then 1/T² and smaller.
-        assert_close(
-            gap, (logits - logits.mean()) / (4 * temperature), rtol=20 / temperature, atol=0
-        )
+        assert_close(gap, (logits - logits.mean()) / (4 * temperature), rtol=20 / temperature, atol=0)
 
 
 @pytest.mark.parametrize("function", [tempered_softmax, tempered_log_softmax])
@@ -177,24 +176,18 @@ def test_entropy_runs_from_zero_for_certainty_to_log_N_for_ignorance():
 
 
 @pytest.mark.parametrize("function", [tempered_softmax, tempered_log_softmax])
-@pytest.mark.parametrize(
-    "temperature", [0, 0.0, -1.0, math.nan, math.inf, -math.inf, True, "4", None]
-)
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, math.nan, math.inf, -math.inf, True, "4", None])
 def test_a_temperature_that_is_not_positive_and_finite_is_named(function, temperature):
     with pytest.raises(ValueError) as error:
         function(torch.zeros(2, 3), temperature)
-    assert str(error.value) == (
-        f"{function.__name__}: temperature must be positive and finite, got {temperature!r}"
-    )
+    assert str(error.value) == (f"{function.__name__}: temperature must be positive and finite, got {temperature!r}")
 
 
 @pytest.mark.parametrize("function", [tempered_softmax, tempered_log_softmax])
 def test_logits_that_are_whole_numbers_are_named(function):
     with pytest.raises(TypeError) as error:
         function(torch.tensor([1, 2, 3]))
-    assert str(error.value) == (
-        f"{function.__name__}: logits must be a floating-point tensor, got torch.int64"
-    )
+    assert str(error.value) == (f"{function.__name__}: logits must be a floating-point tensor, got torch.int64")
     with pytest.raises(TypeError, match="logits must be a floating-point tensor, got list"):
         function([1.0, 2.0])
 

@@ -32,7 +32,8 @@ class Verdict:
 @functools.cache
 def drawn(question: Function, seed: int) -> tuple[Probe, ...]:
     """The probes of this seed."""
-    return tuple(question.probes(torch.Generator().manual_seed(seed)))
+    with torch.device("cpu"):
+        return tuple(question.probes(torch.Generator().manual_seed(seed)))
 
 
 @functools.cache
@@ -44,9 +45,7 @@ def expected(question: Function, seed: int, index: int, on: frozenset[str] = fro
         run=question.run, grads=question.grads, dtype=torch.float64,
     )  # fmt: skip
     if isinstance(seen, Failure):
-        raise RuntimeError(
-            f"expected: the reference of {question.id} fails with {set(on)}: {seen.reason}"
-        )
+        raise RuntimeError(f"expected: the reference of {question.id} fails with {set(on)}: {seen.reason}")
     return seen[0]
 
 
@@ -63,10 +62,7 @@ def _distance(got: np.ndarray, want: np.ndarray, rtol: float) -> float:
     if got.shape != want.shape:
         return np.inf
     finite = np.isfinite(want)
-    if (
-        not np.array_equal(got[~finite], want[~finite], equal_nan=True)
-        or not np.isfinite(got[finite]).all()
-    ):
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
         return np.inf
     scale = max(np.abs(want[finite]).max(initial=0.0), FLOOR)
     return np.abs(got[finite] - want[finite]).max(initial=0.0) / (rtol * scale)
@@ -76,12 +72,7 @@ def judge(question: Question, answer: object, seed: int = 0) -> Verdict:
     """The verdict on an answer: for a function, what `observe` returned; for the other kinds, what was typed."""
     if answer is ... or answer is None:
         return Verdict("unanswered", "not started.")
-    kinds = {
-        Function: _judge_function,
-        Choice: _judge_choice,
-        Number: _judge_number,
-        Order: _judge_order,
-    }
+    kinds = {Function: _judge_function, Choice: _judge_choice, Number: _judge_number, Order: _judge_order}
     return kinds[type(question)](question, answer, seed)
 
 
@@ -96,16 +87,10 @@ def _judge_function(question: Function, seen: list[Seen] | Failure, seed: int) -
     right = [is_match(index) for index in range(len(probes))]
     if all(right):
         return Verdict("correct", _summary(question, probes))
-    order = sorted(
-        range(len(probes)), key=right.__getitem__
-    )  # where the answer is wrong tells most, so first
-    found = next(
-        (on for on in question.mistakes() if all(is_match(index, on) for index in order)), ()
-    )
+    order = sorted(range(len(probes)), key=right.__getitem__)  # where the answer is wrong tells most, so first
+    found = next((on for on in question.mistakes() if all(is_match(index, on) for index in order)), ())
     names = tuple(name for name in question.switches if name in found)
-    line = _counterexample(
-        question, probes, seen, [expected(question, seed, i) for i in range(len(probes))]
-    )
+    line = _counterexample(question, probes, seen, [expected(question, seed, i) for i in range(len(probes))])
     return Verdict("wrong", line, names, tuple(question.switches[name] for name in names))
 
 
@@ -117,18 +102,14 @@ def _summary(question: Function, probes: tuple[Probe, ...]) -> str:
     return f"{what} on {len(probes)} probes{reach}."
 
 
-def _counterexample(
-    question: Function, probes: tuple[Probe, ...], seen: list[Seen], want: list[Seen]
-) -> str:
+def _counterexample(question: Function, probes: tuple[Probe, ...], seen: list[Seen], want: list[Seen]) -> str:
     """The smallest property that fails, with one input, what came and what should have come."""
     for probe, got, right in zip(probes, seen, want, strict=True):
         value, target = got["value"], right["value"]
         if value.shape != target.shape and not value.size == target.size == 1:
             return f"returns shape {list(value.shape)}, should be {list(target.shape)}, for {call_text(probe)}."
         if not np.issubdtype(value.dtype, np.floating):
-            return (
-                f"returns {value.dtype} numbers, should be floating point, for {call_text(probe)}."
-            )
+            return f"returns {value.dtype} numbers, should be floating point, for {call_text(probe)}."
         if not np.isfinite(value).all() and np.isfinite(target).all():
             return f"{_compare(value, target)} for {call_text(probe)}."
         for name in got:
@@ -139,18 +120,10 @@ def _counterexample(
         if question.rows_sum_to_one and np.abs(value.sum(-1) - 1).max() > 1e-3:
             worst = value.sum(-1).flat[np.abs(value.sum(-1) - 1).argmax()]
             return f"each row should sum to 1; one sums to {worst:.4g}, for {call_text(probe)}."
-        if (
-            probe.like
-            and _distance(value, before := seen[probe.like[0]]["value"], 10 * question.rtol) > 1
-        ):
-            return (
-                f"{probe.like[1]}, but it goes from {number_text(before)} to {number_text(value)}."
-            )
+        if probe.like and _distance(value, before := seen[probe.like[0]]["value"], 10 * question.rtol) > 1:
+            return f"{probe.like[1]}, but it goes from {number_text(before)} to {number_text(value)}."
 
-    right = [
-        _distance(got["value"], w["value"], question.rtol) <= 1
-        for got, w in zip(seen, want, strict=True)
-    ]
+    right = [_distance(got["value"], w["value"], question.rtol) <= 1 for got, w in zip(seen, want, strict=True)]
     if all(right):
         return _wrong_gradient(question, probes, seen, want)
     wrong = right.index(False)
@@ -163,17 +136,13 @@ def _counterexample(
             name = "T" if name == "temperature" else name
             return f"right at {name} = {there:g}. At {name} = {at:g} {comparison}."
     pairs = [(got["value"], w["value"]) for got, w in zip(seen, want, strict=True)]
-    ratios = np.concatenate(
-        [(a / b).ravel() for a, b in pairs if (np.abs(b) > FLOOR).all()] or [np.zeros(1)]
-    )
+    ratios = np.concatenate([(a / b).ravel() for a, b in pairs if (np.abs(b) > FLOOR).all()] or [np.zeros(1)])
     if ratios.any() and np.ptp(ratios) <= 1e-3 * abs(ratios.mean()):
         return f"every value is {ratios.mean():.4g} times what it should be: {comparison}."
     return f"{comparison} for {call_text(here)}."
 
 
-def _wrong_gradient(
-    question: Function, probes: tuple[Probe, ...], seen: list[Seen], want: list[Seen]
-) -> str:
+def _wrong_gradient(question: Function, probes: tuple[Probe, ...], seen: list[Seen], want: list[Seen]) -> str:
     for probe, got, right in zip(probes, seen, want, strict=True):
         for name, target in right.items():
             if name.startswith("grad:") and _distance(got[name], target, question.rtol) > 1:
@@ -182,30 +151,26 @@ def _wrong_gradient(
                     return f"{what} should be zero and reaches {np.abs(got[name]).max():.4g}."
                 if not got[name].any():
                     return f"{what} is zero: was it cut off (detach, no_grad, item)?"
-                return f"{what} is not: {_compare(got[name], target)} for {call_text(probe)}."
+                return f"{what} is not: {_compare(got[name], target, 'gradient')} for {call_text(probe)}."
     raise AssertionError("_wrong_gradient: called with an answer that is right")
 
 
-def _compare(got: np.ndarray, want: np.ndarray) -> str:
-    """ "your value is 0.02 and should be 0.34": all of a small value, else the entry that is furthest off."""
+def _compare(got: np.ndarray, want: np.ndarray, what: str = "value") -> str:
+    """Got and expected: all of a small value, else the entry that is furthest off."""
     if got.size == want.size == 1:
         got, want = got.reshape(()), want.reshape(())
     elif want.size > 6:
         at = np.unravel_index(np.nan_to_num(np.abs(got - want), nan=np.inf).argmax(), want.shape)
         entry = ", ".join(map(str, at))
-        return f"your entry [{entry}] is {got[at]:.4g} and should be {want[at]:.4g}"
-    return f"your value is {number_text(got)} and should be {number_text(want)}"
+        return f"entry [{entry}] of your {what} is {got[at]:.4g} and should be {want[at]:.4g}"
+    return f"your {what} is {number_text(got)} and should be {number_text(want)}"
 
 
 def _judge_choice(question: Choice, answer: object, seed: int) -> Verdict:
     letter = str(answer).strip().lower()
     if letter not in question.options:
-        return Verdict(
-            "no verdict", f"the answer is one of {', '.join(question.options)}, got {answer!r}."
-        )
-    return Verdict(
-        "correct" if letter == question.right else "wrong", f"{letter}. {question.options[letter]}"
-    )
+        return Verdict("no verdict", f"the answer is one of {', '.join(question.options)}, got {answer!r}.")
+    return Verdict("correct" if letter == question.right else "wrong", f"{letter}. {question.options[letter]}")
 
 
 def _judge_number(question: Number, answer: object, seed: int) -> Verdict:
@@ -223,23 +188,17 @@ def _judge_number(question: Number, answer: object, seed: int) -> Verdict:
         return Verdict("wrong", f"{value} is not a finite number.")
     size = "large" if value > question.value else "small"
     found = next((switch for target, switch in question.mistakes if is_near(target)), None)
-    return Verdict(
-        "wrong", f"{value:.4g} is too {size}.", *(((found.says,), (found,)) if found else ())
-    )
+    return Verdict("wrong", f"{value:.4g} is too {size}.", *(((found.says,), (found,)) if found else ()))
 
 
 def _judge_order(question: Order, answer: object, seed: int) -> Verdict:
     given = [str(item) for item in answer] if isinstance(answer, list | tuple | str) else []
     if sorted(given) != sorted(question.items):
-        return Verdict(
-            "no verdict",
-            f"the answer lists each of {', '.join(sorted(question.items))} once, got {answer!r}.",
-        )
+        letters = ", ".join(sorted(question.items))
+        return Verdict("no verdict", f"the answer lists each of {letters} once, got {answer!r}.")
     rank = [question.items.index(item) for item in given]
     for before, after in zip(rank, rank[1:], strict=False):
-        if (
-            before > after
-        ):  # reasons[after] says why item `after` precedes the next, which precedes or is `before`
+        if before > after:  # reasons[after] says why item `after` precedes the next, which precedes or is `before`
             line = f"{question.items[before]} cannot come before {question.items[after]}: {question.reasons[after]}"
             return Verdict("wrong", line)
     return Verdict("correct", f"{', '.join(given)}.")

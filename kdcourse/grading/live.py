@@ -8,9 +8,7 @@ from .questions import QUESTIONS
 from .runner import Failure, Seen, observe
 from .spec import Function, Question
 
-_attempts: dict[
-    tuple[str, tuple[str, ...]], list[object]
-] = {}  # (question, mistakes) -> the answers that made them
+_attempts: dict[tuple[str, tuple[str, ...]], list[object]] = {}  # (question, mistakes) -> the answers that made them
 
 
 class Mistake(AssertionError):
@@ -32,9 +30,7 @@ def check(question: str | Callable, answer: object = ..., *, name: bool = False)
     if callable(question):
         question, answer = _id_of(question), question
     if question not in QUESTIONS:
-        raise ValueError(
-            f"check: the question's number stands above its cell, such as '04.4'; got {question!r}"
-        )
+        raise ValueError(f"check: the question's number stands above its cell, such as '04.4'; got {question!r}")
     asked = QUESTIONS[question]
     observed = _observe(asked, answer)
     verdict = judge(asked, observed)
@@ -42,9 +38,7 @@ def check(question: str | Callable, answer: object = ..., *, name: bool = False)
     if verdict.state == "correct":
         print(f"✓ {title}: {verdict.line}")
         return
-    lines = _feedback(
-        asked, verdict, 3 if name else _stage(asked, verdict, (_source(answer), repr(observed)))
-    )
+    lines = _feedback(asked, verdict, 3 if name else _stage(asked, verdict, (_source(answer), repr(observed))))
     raise Mistake(f"✗ {title}: " + "\n  ".join(lines))
 
 
@@ -53,9 +47,7 @@ def _id_of(function: Callable) -> str:
     for question in QUESTIONS.values():
         if isinstance(question, Function) and question.name == name:
             return question.id
-    raise ValueError(
-        f'check: no question asks for a function {name!r}; say which one: check("04.4", {name})'
-    )
+    raise ValueError(f'check: no question asks for a function {name!r}; say which one: check("04.4", {name})')
 
 
 def _observe(question: Question, answer: object) -> list[Seen] | Failure | object:
@@ -104,8 +96,4 @@ def _feedback(question: Question, verdict: Verdict, stage: int) -> list[str]:
 
 
 def _listed(sentences: list[str]) -> str:
-    return (
-        sentences[0]
-        if len(sentences) == 1
-        else " ".join(f"({i}) {s}" for i, s in enumerate(sentences, 1))
-    )
+    return sentences[0] if len(sentences) == 1 else " ".join(f"({i}) {s}" for i, s in enumerate(sentences, 1))

@@ -16,9 +16,7 @@ import nbformat
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(
-    r"^(?P<indent> *)# BEGIN SOLUTION\n(?P<body>.*?)^(?P=indent)# END SOLUTION$", re.M | re.S
-)
+BLOCK = re.compile(r"^(?P<indent> *)# BEGIN SOLUTION\n(?P<body>.*?)^(?P=indent)# END SOLUTION$", re.M | re.S)
 ANSWER = re.compile(r"answer_\w+ = ")
 MARKER = re.compile(r"(BEGIN|END)\s+SOLUTION", re.I)
 
@@ -49,9 +47,7 @@ def stub(source: str) -> str:
 
 
 def _hole(body: str) -> str:
-    lines = [
-        line for line in body.splitlines() if line.strip() and not line.strip().startswith("#")
-    ]
+    lines = [line for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]
     if all(ANSWER.match(line) for line in lines):
         return "\n".join(line.split(" = ")[0] + " = ..." for line in lines)
     size = f"about {len(lines)} line{'s' * (len(lines) != 1)}"
@@ -60,13 +56,9 @@ def _hole(body: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write every exercise, or with --check say which ones are out of step (exit code 1)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kdcourse.grading.make", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m kdcourse.grading.make", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare only, write nothing")
-    parser.add_argument(
-        "--solved", type=Path, metavar="DIR", help="write the solutions as notebooks to DIR instead"
-    )
+    parser.add_argument("--solved", type=Path, metavar="DIR", help="write the solutions as notebooks to DIR instead")
     options = parser.parse_args(arguments)
     folder = options.solved or ROOT / "exercises"
     stale = []
@@ -80,15 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
             target.write_text(text, "utf-8")
     known = {solution.stem for solution in solutions}
     if not options.solved:
-        stale += [
-            f"{path.name} has no solution"
-            for path in folder.glob("*.ipynb")
-            if path.stem not in known
-        ]
+        stale += [f"{path.name} has no solution" for path in folder.glob("*.ipynb") if path.stem not in known]
     if stale:
-        print(
-            "make: " + "; ".join(stale) + ". Run python -m kdcourse.grading.make", file=sys.stderr
-        )
+        print("make: " + "; ".join(stale) + ". Run python -m kdcourse.grading.make", file=sys.stderr)
     return bool(stale)
 
 

@@ -4,7 +4,6 @@ import inspect
 import linecache
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,15 @@ from torch import Tensor, nn
 
 from .spec import Probe
 
-Seen = dict[
-    str, np.ndarray
-]  # the observables of one probe: "value", "grad:NAME", "changed:NAME", "repeat", ...
+Seen = dict[str, np.ndarray]  # the observables of one probe: "value", "grad:NAME", "changed:NAME", "repeat", ...
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Exception):
     """Nothing to judge: `state` is "unanswered" or "no verdict", `reason` one plain sentence."""
 
-    state: str
-    reason: str
-
-
-class NotATensor(TypeError):
-    """The answer returned something that is not a number or a tensor."""
-
-
-class Nothing(TypeError):
-    """The answer returned None or `...`."""
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(state, reason)
+        self.state, self.reason = state, reason
 
 
 def observe(
@@ -49,26 +38,19 @@ def observe(
             arguments = {name: _cast(value, dtype) for name, value in probe.arguments.items()}
             wanted = grads if probe.grads else ()
             # a learner's F.kl_div may warn; the verdict says more than the warning does
-            with torch.enable_grad(), warnings.catch_warnings():
+            with torch.device("cpu"), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 seen.append(RUNS[run](answer, arguments, wanted))
-    except NotImplementedError as error:
-        return Failure("unanswered", f"not started ({error})." if str(error) else "not started.")
-    except Nothing:
-        return Failure("unanswered", "not started: it returns nothing. (Is there a `return`?)")
-    except NotATensor as error:
-        return Failure("no verdict", f"returns a {error}; a tensor is asked for.")
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever it is, it is the learner's, and said in one sentence
+    except Failure as failure:
+        return failure
+    except (Exception, SystemExit) as error:  # whatever it is, it is the learner's, and said in one sentence
+        if isinstance(error, NotImplementedError) and str(error).startswith("about "):  # our stub's, not torch's
+            return Failure("unanswered", f"not started ({error}).")
         return Failure("no verdict", _sentence(error, answer, probe))
     return seen
 
 
-def _run_call(
-    answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]
-) -> Seen:
+def _run_call(answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]) -> Seen:
     """A pure function: its value, gradients, whether its inputs changed, whether it repeats itself."""
     given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
     value = _array(_call(answer, given))
@@ -80,9 +62,7 @@ def _run_call(
     leaves = {name: arguments[name].clone().requires_grad_() for name in grads}
     # a clone, not the leaf itself: an answer that writes into its input must get its own sentence, not autograd's
     given = arguments | {name: leaf.clone() for name, leaf in leaves.items()}
-    given = {
-        k: v.clone() if isinstance(v, Tensor) and k not in leaves else v for k, v in given.items()
-    }
+    given = {k: v.clone() if isinstance(v, Tensor) and k not in leaves else v for k, v in given.items()}
     again = _call(answer, given)
     seen["repeat"] = np.array(float(not np.array_equal(value, _array(again), equal_nan=True)))
     if not leaves:
@@ -91,34 +71,26 @@ def _run_call(
     if isinstance(again, Tensor) and again.requires_grad:
         # weights that differ from entry to entry: the plain sum of a softmax has no gradient
         weights = torch.linspace(1, 2, again.numel(), dtype=again.dtype).reshape(again.shape)
-        found = torch.autograd.grad(
-            (again * weights).sum(), list(leaves.values()), allow_unused=True
-        )
+        found = torch.autograd.grad((again * weights).sum(), list(leaves.values()), allow_unused=True)
     for (name, leaf), grad in zip(leaves.items(), found, strict=True):
         seen[f"grad:{name}"] = _array(torch.zeros_like(leaf) if grad is None else grad)
     return seen
 
 
-def _run_train(
-    answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]
-) -> Seen:
+def _run_train(answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]) -> Seen:
     """A training loop `answer(student, teacher, batches, optimizer, temperature, soft_weight)`.
 
     Seen: the student's parameters afterwards, and whether the teacher (linear, batch norm, linear; left in
     training mode, as a fresh module is) was changed or was given gradients.
     """
     first, second = (_trained(answer, arguments) for _ in range(2))
-    first["repeat"] = np.array(
-        float(not np.array_equal(first["value"], second["value"], equal_nan=True))
-    )
+    first["repeat"] = np.array(float(not np.array_equal(first["value"], second["value"], equal_nan=True)))
     return first
 
 
 def _trained(answer: Callable[..., Any], a: dict[str, Any]) -> Seen:
     def linear(weight: Tensor) -> nn.Linear:
-        module = nn.utils.skip_init(
-            nn.Linear, weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype
-        )
+        module = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
         module.weight.data.copy_(weight)
         return module
 
@@ -129,12 +101,8 @@ def _trained(answer: Callable[..., Any], a: dict[str, Any]) -> Seen:
     optimizer = torch.optim.SGD(student.parameters(), lr=a["learning_rate"])
     batches = list(zip(a["inputs"].clone(), a["targets"].clone(), strict=True))[: a["batches"]]
     answer(student, teacher, batches, optimizer, a["temperature"], a["soft_weight"])
-    changed = any(
-        not torch.equal(value, before[name]) for name, value in teacher.state_dict().items()
-    )
-    teacher_grads = [
-        torch.zeros_like(p) if p.grad is None else p.grad for p in teacher.parameters()
-    ]
+    changed = any(not torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    teacher_grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in teacher.parameters()]
     return {
         "value": _array(student.weight.detach()),
         "changed:teacher": np.array(float(changed)),
@@ -160,16 +128,16 @@ def _call(answer: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def _array(value: Any) -> np.ndarray:
     if value is None or value is ...:
-        raise Nothing
+        raise Failure("unanswered", "not started: it returns nothing. (Is there a `return`?)")
     if not isinstance(value, Tensor | np.ndarray | np.generic | int | float | list):
-        raise NotATensor(type(value).__name__)
+        raise Failure("no verdict", f"returns a {type(value).__name__}; a tensor is asked for.")
     if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         value = value.float()
     return torch.as_tensor(value).detach().cpu().numpy().copy()
 
 
 def _sentence(error: BaseException, answer: Callable[..., Any], probe: Probe) -> str:
-    """ "ZeroDivisionError: division by zero, in line 3: `return 1 / 0`", the line being the learner's own."""
+    """What happened, and in which of the learner's own lines."""
     where, frame = "", error.__traceback__
     home = getattr(getattr(answer, "__code__", None), "co_filename", None)
     while frame is not None:
@@ -187,9 +155,7 @@ def call_text(probe: Probe) -> str:
     def shown(name: str, value: Any) -> str:
         if isinstance(value, Tensor) and value.numel() > 6:
             return f"{name} of shape {list(value.shape)}"
-        return f"{name} = " + (
-            number_text(value.numpy()) if isinstance(value, Tensor) else f"{value:g}"
-        )
+        return f"{name} = " + (number_text(value.numpy()) if isinstance(value, Tensor) else f"{value:g}")
 
     return "(" + ", ".join(shown(name, value) for name, value in probe.arguments.items()) + ")"
 

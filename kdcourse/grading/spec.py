@@ -11,9 +11,7 @@ from typing import Any
 
 from torch import Generator
 
-ALONE = (
-    "*"  # Switch(clashes=(ALONE,)): this mistake hides every other, so it is named only by itself
-)
+ALONE = "*"  # Switch(clashes=(ALONE,)): this mistake hides every other, so it is named only by itself
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ class Probe:
     grads: bool = True
 
 
-@dataclass(
-    frozen=True, eq=False
-)  # eq=False: hashed by identity, so that expected values can be cached
+@dataclass(frozen=True, eq=False)  # eq=False: hashed by identity, so that expected values can be cached
 class Function:
     """A function to write. `reference(..., on=frozenset_of_switch_names)` takes a probe's arguments.
 

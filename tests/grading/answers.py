@@ -1,6 +1,7 @@
 """Answers for the tests to hand in: the public solutions, edits of them, stubs, and unusual right ones."""
 
 import functools
+import linecache
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,7 @@ def source(chapter: str, solved: bool = True) -> str:
     return "\n\n\n".join(cell for cell in code if "check(" not in cell and "answer_" not in cell)
 
 
-def solution(
-    question: Function, edits: list[tuple[str, str]] = [], solved: bool = True
-) -> Callable[..., Any]:  # noqa: B006
+def solution(question: Function, edits: list[tuple[str, str]] = [], solved: bool = True) -> Callable[..., Any]:  # noqa: B006
     """The function of the public solution, with edits made within its own text."""
     text = source(question.id[:2], solved)
     start = text.index(f"def {question.name}(")
@@ -44,8 +43,10 @@ def solution(
     for old, new in edits:
         assert body.count(old), f"{question.id}: {old!r} is not in the solution"
         body = body.replace(old, new)
+    text, name = before + body, f"<{question.name} {hash(body)}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)  # as a notebook's cells are
     space: dict[str, Any] = {"__name__": "answers"}
-    exec(compile(before + body, f"<{question.name}>", "exec"), space)
+    exec(compile(text, name, "exec"), space)
     return space[question.name]
 
 
@@ -78,9 +79,7 @@ def _loss_by_example(student_logits, teacher_logits, targets, *, temperature, so
 def _loss_kdcourse(student_logits, teacher_logits, targets, temperature, soft_weight):
     from kdcourse.losses import distillation_loss
 
-    return distillation_loss(
-        student_logits, teacher_logits, targets, temperature=temperature, soft_weight=soft_weight
-    )
+    return distillation_loss(student_logits, teacher_logits, targets, temperature=temperature, soft_weight=soft_weight)
 
 
 def _converge_closed_form(target, start, learning_rate, steps):
@@ -116,9 +115,7 @@ def _train_detach(student, teacher, batches, optimizer, T, w):
 def _train_frozen(student, teacher, batches, optimizer, temperature, soft_weight):
     teacher = teacher.eval().requires_grad_(False)
     for x, y in batches:
-        loss = _loss_double_einsum(student(x), teacher(x), y, temperature, soft_weight).sum() / len(
-            y
-        )
+        loss = _loss_double_einsum(student(x), teacher(x), y, temperature, soft_weight).sum() / len(y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -129,9 +126,7 @@ def _train_teacher_first(student, teacher, batches, optimizer, temperature, soft
         said = [teacher.eval()(x) for x, _ in batches]
     for (x, y), logits in zip(batches, said, strict=True):
         optimizer.zero_grad()
-        _loss_by_example(
-            student(x), logits, y, temperature=temperature, soft_weight=soft_weight
-        ).mean().backward()
+        _loss_by_example(student(x), logits, y, temperature=temperature, soft_weight=soft_weight).mean().backward()
         optimizer.step()
     teacher.train()
 

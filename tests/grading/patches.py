@@ -1,6 +1,6 @@
 """Every named mistake as a learner would make it: an edit of the public solution, independent of the reference.
 
-question -> mistake -> (old, new) pairs; an edit must apply. `tests/grading/test_names.py` requires that none is missing.
+question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
@@ -75,7 +75,7 @@ PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "reversed": [("cross_entropy = -", "p, q = q, p\n    cross_entropy = -")],
         "cross_entropy": [(" - entropy(p)", "")],
         "symmetric": [("return cross_entropy - entropy(p)",
-                       "return ((p - q) * (p.clamp(min=1e-30).log() - q.log())).sum(-1) / 2")],
+                       "return ((p - q) * (p.log() - q.log())).sum(-1) / 2")],
         "squares": [("return cross_entropy - entropy(p)", "return ((p - q) ** 2).sum(-1)")],
         "bits": [("return cross_entropy - entropy(p)", "return (cross_entropy - entropy(p)) / math.log(2)")],
         "mean": [("return cross_entropy - entropy(p)", "return (cross_entropy - entropy(p)) / len(p.T)")],

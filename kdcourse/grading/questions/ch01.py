@@ -19,9 +19,7 @@ def _gap_probes(generator: Generator) -> list[Probe]:
     return probes
 
 
-def _gap_closed(
-    alone: float, distilled: float, teacher: float, on: frozenset[str] = frozenset()
-) -> Tensor:
+def _gap_closed(alone: float, distilled: float, teacher: float, on: frozenset[str] = frozenset()) -> Tensor:
     gain = teacher - distilled if "what_is_left" in on else distilled - alone
     gap = teacher - alone
     if "ratio_to_teacher" in on:
@@ -46,22 +44,10 @@ QUESTIONS: list[Question] = [
         "answer_1",
         "c",
         {
-            "a": (
-                "Copying weights needs two networks of one shape. A student is trained, usually "
-                "with another."
-            ),
-            "b": (
-                "That is pruning: it shrinks the network at hand. Distillation trains a network "
-                "that you chose."
-            ),
-            "c": (
-                "A student learns to reproduce a function of the teacher, most often its output "
-                "distribution."
-            ),
-            "d": (
-                "Averaging teachers gives an ensemble, which is larger. It may be the teacher of "
-                "a distillation."
-            ),
+            "a": ("Copying weights needs two networks of one shape. A student is trained, usually with another."),
+            "b": ("That is pruning: it shrinks the network at hand. Distillation trains a network that you chose."),
+            "c": ("A student learns to reproduce a function of the teacher, most often its output distribution."),
+            "d": ("Averaging teachers gives an ensemble, which is larger. It may be the teacher of a distillation."),
         },
     ),
     Choice(
@@ -69,19 +55,10 @@ QUESTIONS: list[Question] = [
         "answer_2",
         "a",
         {
-            "a": (
-                "You chose a smaller network. The loss changes what its weights learn, not how "
-                "many there are."
-            ),
-            "b": (
-                "The loss has no say in the number of weights: the student has as many before as "
-                "after."
-            ),
+            "a": ("You chose a smaller network. The loss changes what its weights learn, not how many there are."),
+            "b": ("The loss has no say in the number of weights: the student has as many before as after."),
             "c": "The temperature divides logits during training. It removes no weight.",
-            "d": (
-                "The teacher is not cut down. It is as large afterwards as before, and is left at "
-                "home."
-            ),
+            "d": ("The teacher is not cut down. It is as large afterwards as before, and is left at home."),
         },
     ),
     Choice(
@@ -89,22 +66,10 @@ QUESTIONS: list[Question] = [
         "answer_3",
         "b",
         {
-            "a": (
-                "The teacher's logits are used while training. The trained student computes its "
-                "own."
-            ),
-            "b": (
-                "It takes inputs and its own weights, at T = 1. Teacher, soft labels and T stay "
-                "behind."
-            ),
-            "c": (
-                "T > 1 softens both sides while training. A T > 1 kept in use would only lower "
-                "every confidence."
-            ),
-            "d": (
-                "Labels are needed to train and to measure. Predicting is what one does without "
-                "them."
-            ),
+            "a": ("The teacher's logits are used while training. The trained student computes its own."),
+            "b": ("It takes inputs and its own weights, at T = 1. Teacher, soft labels and T stay behind."),
+            "c": ("T > 1 softens both sides while training. A T > 1 kept in use would only lower every confidence."),
+            "d": ("Labels are needed to train and to measure. Predicting is what one does without them."),
         },
     ),
     Choice(
@@ -112,22 +77,10 @@ QUESTIONS: list[Question] = [
         "answer_4",
         "d",
         {
-            "a": (
-                "A better score on its training data is what any student gets by training. It "
-                "tells nothing new."
-            ),
-            "b": (
-                "A student can be near its teacher because the task is easy. Near says nothing "
-                "about why."
-            ),
-            "c": (
-                "Another network is another cause. The two students may differ in their layers "
-                "alone."
-            ),
-            "d": (
-                "Same network, data, budget and seeds, without the teacher: the teacher is all "
-                "that differs."
-            ),
+            "a": ("A better score on its training data is what any student gets by training. It tells nothing new."),
+            "b": ("A student can be near its teacher because the task is easy. Near says nothing about why."),
+            "c": ("Another network is another cause. The two students may differ in their layers alone."),
+            "d": ("Same network, data, budget and seeds, without the teacher: the teacher is all that differs."),
         },
     ),
     Choice(
@@ -135,22 +88,10 @@ QUESTIONS: list[Question] = [
         "answer_5",
         "c",
         {
-            "a": (
-                "That is the hard label: what the data set says, whether or not the teacher "
-                "agrees."
-            ),
-            "b": (
-                "That is the teacher's argmax, a pseudo-label. It may be wrong, and it has lost "
-                "the rest."
-            ),
-            "c": (
-                "A probability for each class, the wrong ones included: that remainder is what is "
-                "new."
-            ),
-            "d": (
-                "Smoothing gives every wrong class the same share. The teacher gives them "
-                "different ones."
-            ),
+            "a": ("That is the hard label: what the data set says, whether or not the teacher agrees."),
+            "b": ("That is the teacher's argmax, a pseudo-label. It may be wrong, and it has lost the rest."),
+            "c": ("A probability for each class, the wrong ones included: that remainder is what is new."),
+            "d": ("Smoothing gives every wrong class the same share. The teacher gives them different ones."),
         },
     ),
     Function(
@@ -161,8 +102,7 @@ QUESTIONS: list[Question] = [
         {
             "what_is_left": Switch(
                 "this is the share of the gap that is still open, teacher minus distilled",
-                "If distillation changed nothing, which number should come out, and which one "
-                "does?",
+                "If distillation changed nothing, which number should come out, and which one does?",
                 "Count from the student alone upwards.",
                 ("ratio_to_teacher", "no_baseline"),
             ),
@@ -192,8 +132,7 @@ QUESTIONS: list[Question] = [
             ),
             "clipped": Switch(
                 "the share is cut to between 0 and 1",
-                "What should a reader learn about a student that beats its teacher, or that was "
-                "harmed?",
+                "What should a reader learn about a student that beats its teacher, or that was harmed?",
                 "Let it exceed 1, and let it be negative.",
                 ("ratio_to_teacher", "no_baseline", "per_baseline"),
             ),

@@ -14,9 +14,7 @@ def _cross_entropy_probes(generator: Generator) -> list[Probe]:
         targets = torch.randint(classes, (batch,), generator=generator)
         probes.append(Probe({"logits": logits, "targets": targets}))
     shifted = {"logits": probes[0].arguments["logits"] + 3, "targets": torch.tensor([1])}
-    probes.append(
-        Probe(shifted, like=(0, "adding 3 to all logits of an example must change nothing"))
-    )
+    probes.append(Probe(shifted, like=(0, "adding 3 to all logits of an example must change nothing")))
     large = torch.tensor([[2000.0, 0.0, -1000.0], [0.0, 3000.0, 1000.0]])
     probes.append(Probe({"logits": large, "targets": torch.tensor([1, 1])}, grads=False))
     return probes
@@ -89,18 +87,9 @@ QUESTIONS: list[Question] = [
         "answer_1",
         "b",
         {
-            "a": (
-                "Probabilities are what the softmax makes of logits. Logits need not be positive "
-                "or sum to 1."
-            ),
-            "b": (
-                "Real numbers, one a class, before the softmax. Only their differences matter to "
-                "it."
-            ),
-            "c": (
-                "log p is one possible logit vector. Any constant may be added to it, so the sum "
-                "tells nothing."
-            ),
+            "a": ("Probabilities are what the softmax makes of logits. Logits need not be positive or sum to 1."),
+            "b": ("Real numbers, one a class, before the softmax. Only their differences matter to it."),
+            "c": ("log p is one possible logit vector. Any constant may be added to it, so the sum tells nothing."),
             "d": "A loss compares logits with a target. The logits are there before any target is.",
         },
     ),
@@ -109,16 +98,10 @@ QUESTIONS: list[Question] = [
         "answer_2",
         "d",
         {
-            "a": (
-                "It changes no weight. `backward()` fills `.grad`; the weights wait for the "
-                "optimiser."
-            ),
+            "a": ("It changes no weight. `backward()` fills `.grad`; the weights wait for the optimiser."),
             "b": "Those are the forward pass's. Backpropagation reads them and goes the other way.",
             "c": "The learning rate belongs to the optimiser. The gradient does not know it.",
-            "d": (
-                "It computes the derivative of the loss by each weight. `optimizer.step()` then "
-                "moves the weights."
-            ),
+            "d": ("It computes the derivative of the loss by each weight. `optimizer.step()` then moves the weights."),
         },
     ),
     Choice(
@@ -126,22 +109,10 @@ QUESTIONS: list[Question] = [
         "answer_3",
         "a",
         {
-            "a": (
-                "`eval()` fixes dropout and batch statistics; `no_grad()` stores no graph. "
-                "Neither does the other."
-            ),
-            "b": (
-                "`eval()` still records a graph. It only changes layers that behave differently "
-                "in training."
-            ),
-            "c": (
-                "`no_grad()` leaves dropout on: the teacher would give the same image two "
-                "different answers."
-            ),
-            "d": (
-                "The mode does not freeze weights. What is not given to the optimiser is not "
-                "moved by it."
-            ),
+            "a": ("`eval()` fixes dropout and batch statistics; `no_grad()` stores no graph. Neither does the other."),
+            "b": ("`eval()` still records a graph. It only changes layers that behave differently in training."),
+            "c": ("`no_grad()` leaves dropout on: the teacher would give the same image two different answers."),
+            "d": ("The mode does not freeze weights. What is not given to the optimiser is not moved by it."),
         },
     ),
     Choice(
@@ -149,19 +120,10 @@ QUESTIONS: list[Question] = [
         "answer_4",
         "c",
         {
-            "a": (
-                "It takes a log-softmax itself. Probabilities handed to it are softened a second "
-                "time."
-            ),
-            "b": (
-                "The argmax has no useful gradient: it does not change when a logit changes a "
-                "little."
-            ),
+            "a": ("It takes a log-softmax itself. Probabilities handed to it are softened a second time."),
+            "b": ("The argmax has no useful gradient: it does not change when a logit changes a little."),
             "c": "It takes raw logits: its log-softmax is inside, where it cannot overflow.",
-            "d": (
-                "That is what `F.nll_loss` takes. Here it happens to be harmless, and it is done "
-                "for nothing."
-            ),
+            "d": ("That is what `F.nll_loss` takes. Here it happens to be harmless, and it is done for nothing."),
         },
     ),
     Order(
@@ -193,10 +155,8 @@ QUESTIONS: list[Question] = [
                 ("overflow",),
             ),
             "overflow": Switch(
-                "exp overflows for large logits: the value is right for small ones and infinite "
-                "or NaN here",
-                "What is exp(2000) in float32, and which number may be subtracted from all logits "
-                "first?",
+                "exp overflows for large logits: the value is right for small ones and infinite or NaN here",
+                "What is exp(2000) in float32, and which number may be subtracted from all logits first?",
                 "Use log_softmax, or subtract the row's largest logit.",
                 (ALONE,),
             ),
@@ -328,10 +288,7 @@ QUESTIONS: list[Question] = [
         "answer_9",
         "b",
         {
-            "a": (
-                "Size is fixed when the layers are chosen. Training, with or without a teacher, "
-                "leaves it."
-            ),
+            "a": ("Size is fixed when the layers are chosen. Training, with or without a teacher, leaves it."),
             "b": "The network sets its size; the teacher can only change what its weights become.",
             "c": "T is a number in the training loss. It is not there when the student is used.",
             "d": "Both come from different places, so a better score is no measure of compression.",

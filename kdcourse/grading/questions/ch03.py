@@ -18,32 +18,28 @@ def _softmax_probes(generator: Generator) -> list[Probe]:
         ((4, 10), 20.0),
         ((7, 3), 1.0),
     ):
-        probes.append(
-            Probe({"logits": 2 * torch.randn(shape, generator=generator), "temperature": T})
-        )
+        probes.append(Probe({"logits": 2 * torch.randn(shape, generator=generator), "temperature": T}))
     shifted = {"logits": small + 3, "temperature": 4.0}
     probes.append(Probe(shifted, like=(1, "adding 3 to all logits must change nothing")))
-    large = torch.tensor([[2000.0, 0.0, -1000.0], [-3000.0, -1000.0, -3000.0]])
+    large = torch.tensor([[2000.0, 0.0, -1000.0], [-6000.0, -3000.0, -6000.0]])
     return [*probes, Probe({"logits": large, "temperature": 2.0}, grads=False)]
 
 
-def _tempered_softmax(
-    logits: Tensor, temperature: float, on: frozenset[str] = frozenset()
-) -> Tensor:
+def _tempered_softmax(logits: Tensor, temperature: float, on: frozenset[str] = frozenset()) -> Tensor:
     scaled = logits * temperature if "multiplied" in on else logits / temperature
     if "no_temperature" in on or "divided_after" in on:
         scaled = logits
     axis = 0 if "first_axis" in on else -1
-    probs = scaled.softmax(axis)
+    log_probs = scaled.log_softmax(axis)
     if "over_everything" in on:
-        probs = scaled.flatten().softmax(0).reshape(scaled.shape)
-    if "overflow" in on:
-        probs = scaled.exp() / scaled.exp().sum(axis, keepdim=True)
-    if "no_exponential" in on:
-        probs = logits / (logits.sum() / temperature)
+        log_probs = scaled.flatten().log_softmax(0).reshape(scaled.shape)
     if "divided_after" in on:
-        probs = probs / temperature
-    return probs.log() if "log" in on else probs
+        log_probs = log_probs - math.log(temperature)
+    if "overflow" in on:
+        return scaled.exp() / scaled.exp().sum(axis, keepdim=True)
+    if "no_exponential" in on:
+        return logits / (logits.sum() / temperature)
+    return log_probs if "log" in on else log_probs.exp()
 
 
 def _random_probs(generator: Generator, *shape: int) -> Tensor:
@@ -52,9 +48,7 @@ def _random_probs(generator: Generator, *shape: int) -> Tensor:
 
 def _entropy_probes(generator: Generator) -> list[Probe]:
     probes = [Probe({"probs": torch.tensor([0.5, 0.25, 0.25])})]
-    probes += [
-        Probe({"probs": _random_probs(generator, *shape)}) for shape in ((4, 3), (3, 6), (2, 3, 10))
-    ]
+    probes += [Probe({"probs": _random_probs(generator, *shape)}) for shape in ((4, 3), (3, 6), (2, 3, 10))]
     return [*probes, Probe({"probs": torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])})]
 
 
@@ -103,9 +97,7 @@ def _limit_cold(logits: Tensor, on: frozenset[str] = frozenset()) -> Tensor:
 def _kl_probes(generator: Generator) -> list[Probe]:
     probes = [Probe({"p": torch.tensor([0.7, 0.2, 0.1]), "q": torch.tensor([0.5, 0.25, 0.25])})]
     for shape in ((4, 3), (3, 6), (2, 3, 5)):
-        probes.append(
-            Probe({"p": _random_probs(generator, *shape), "q": _random_probs(generator, *shape)})
-        )
+        probes.append(Probe({"p": _random_probs(generator, *shape), "q": _random_probs(generator, *shape)}))
     zero = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]])
     return [*probes, Probe({"p": zero, "q": _random_probs(generator, 2, 3)})]
 
@@ -341,8 +333,8 @@ QUESTIONS: list[Question] = [
         {
             "a": "Dividing by a positive number keeps the order, so first stays first, at any T.",
             "b": "The gaps shrink; no sign changes. Equal only in the limit of T to infinity.",
-            "c": "The rows still sum to 1: what the first class loses the others gain, in the same order.",
-            "d": "z/T keeps the order of z. T changes how far apart the probabilities are, not who leads.",
+            "c": ("The rows still sum to 1: what the first class loses the others gain, in the same order."),
+            "d": ("z/T keeps the order of z. T changes how far apart the probabilities are, not who leads."),
         },
     ),
     Choice(
@@ -351,7 +343,7 @@ QUESTIONS: list[Question] = [
         "b",
         {
             "a": "That is T = 100. Dividing by 0.01 makes every gap a hundred times larger.",
-            "b": "A gap of 1 becomes 100, and exp(-100) is nothing: the label alone, as hard as it gets.",
+            "b": ("A gap of 1 becomes 100, and exp(-100) is nothing: the label alone, as hard as it gets."),
             "c": "T = 1 leaves the softmax as it is; 0.01 is as far from that as 100 is.",
             "d": "A softmax never returns a negative number, at any T > 0.",
         },
@@ -361,9 +353,9 @@ QUESTIONS: list[Question] = [
         "answer_7",
         "a",
         {
-            "a": "T belongs to the training loss. In use the student's own softmax, at T = 1, is its answer.",
-            "b": "That leaves the choice of class as it is and makes every stated probability too flat.",
-            "c": "The argmax throws the probabilities away, and T = 1 is as good at choosing a class.",
+            "a": ("T belongs to the training loss. In use the student's own softmax, at T = 1, is its answer."),
+            "b": ("That leaves the choice of class as it is and makes every stated probability too flat."),
+            "c": ("The argmax throws the probabilities away, and T = 1 is as good at choosing a class."),
             "d": "The student was trained to be right at T = 1 by its hard term, not at 1/T.",
         },
     ),
@@ -423,9 +415,7 @@ QUESTIONS: list[Question] = [
         [
             (
                 math.log2(10),
-                Switch(
-                    "this is in bits", "How many nats is one bit?", "The natural logarithm of 10."
-                ),
+                Switch("this is in bits", "How many nats is one bit?", "The natural logarithm of 10."),
             ),
             (
                 1.0,
@@ -470,8 +460,8 @@ QUESTIONS: list[Question] = [
         {
             "a": "Softer targets need not be better targets. It takes a baseline to know.",
             "b": "Two students with a teacher cannot show what the teacher was worth.",
-            "c": "The same student, alone, is what both T have to beat; then one T can be compared with the other.",
-            "d": "The teacher's score is the same for both, and says nothing about what it passed on.",
+            "c": ("The same student, alone, is what both T have to beat; then one T can be compared with the other."),
+            "d": ("The teacher's score is the same for both, and says nothing about what it passed on."),
         },
     ),
 ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..spec import ALONE, Choice, Function, Number, Probe, Question, Switch
+from ..spec import Choice, Function, Number, Probe, Question, Switch
 
 
 def _loss_probes(generator: Generator) -> list[Probe]:
@@ -206,9 +206,7 @@ def _converge(
             loss = loss / len(target)
         (gradient,) = torch.autograd.grad(loss, leaf)
         memory = memory + gradient if "accumulated" in on else gradient
-        logits = (
-            logits + learning_rate * memory if "uphill" in on else logits - learning_rate * memory
-        )
+        logits = logits + learning_rate * memory if "uphill" in on else logits - learning_rate * memory
     return logits if "logits" in on else logits.softmax(-1)
 
 
@@ -241,9 +239,7 @@ def _train(
         p = (teacher_logits / temperature).softmax(-1)
         log_q = (student_logits / temperature).log_softmax(-1)
         soft = F.kl_div(log_q, p, reduction="batchmean") * (1 if "no_T2" in on else temperature**2)
-        hard = F.cross_entropy(
-            student_logits.softmax(-1) if "softmax_twice" in on else student_logits, targets
-        )
+        hard = F.cross_entropy(student_logits.softmax(-1) if "softmax_twice" in on else student_logits, targets)
         if "no_zero_grad" not in on:
             optimizer.zero_grad()
         (soft_weight * soft + (1 - soft_weight) * hard).backward()
@@ -258,9 +254,7 @@ _CE_REVERSED = -sum(q * math.log(p) for p, q in zip(_TEACHER, _STUDENT, strict=T
 _H_STUDENT = -sum(q * math.log(q) for q in _STUDENT)
 _SQUARES = sum((p - q) ** 2 for p, q in zip(_TEACHER, _STUDENT, strict=True))
 
-_BITS = Switch(
-    "this is in bits: the logarithm is to base 2", "How many nats is one bit?", "Use math.log."
-)
+_BITS = Switch("this is in bits: the logarithm is to base 2", "How many nats is one bit?", "Use math.log.")
 _LOG10 = Switch(
     "the logarithm is to base 10",
     "Which base does math.log have, and which math.log10?",
@@ -451,9 +445,7 @@ QUESTIONS: list[Question] = [
                 "Compare the length of your first step with learning_rate * (q - p).",
                 "sum(), not mean().",
             ),
-            "one_more": Switch(
-                "one step too many is made", "What should come out for steps = 0?", "range(steps)."
-            ),
+            "one_more": Switch("one step too many is made", "What should come out for steps = 0?", "range(steps)."),
             "logits": Switch(
                 "these are the logits; the student's probabilities are asked for",
                 "What should the answer sum to?",
@@ -503,8 +495,8 @@ QUESTIONS: list[Question] = [
         "b",
         {
             "a": "A KL divergence sums to what it is. Rows already sum to 1 at any T.",
-            "b": "From T of about 4 on, the gradient falls as 1/T²; T² keeps its share beside the hard term.",
-            "c": "It does no such thing below T = 1: there the gradient grows as 1/T only, and T² over-corrects.",
+            "b": ("From T of about 4 on, the gradient falls as 1/T²; T² keeps its share beside the hard term."),
+            "c": ("It does no such thing below T = 1: there the gradient grows as 1/T only, and T² over-corrects."),
             "d": "The factor is the same for all classes of an example. It favours none.",
         },
     ),
@@ -514,7 +506,7 @@ QUESTIONS: list[Question] = [
         "a",
         {
             "a": "Its gradient is 1/16 of what it was, so the labels decide nearly alone.",
-            "b": "The optimum of the sum moves with the ratio of its terms, and that has changed 16-fold.",
+            "b": ("The optimum of the sum moves with the ratio of its terms, and that has changed 16-fold."),
             "c": "Without T² the soft term is smaller, not larger.",
             "d": "T = 4 still softens both sides. What has changed is the weight, not the shape.",
         },
@@ -524,9 +516,9 @@ QUESTIONS: list[Question] = [
         "answer_9",
         "d",
         {
-            "a": "That is SGD, whose step is proportional to the gradient. Adam divides by its size.",
-            "b": "Adam divides by the gradient's own size: a constant factor cancels, whichever way it points.",
-            "c": "There is no hard term at soft_weight = 1, so nothing is left to be out of balance with.",
+            "a": ("That is SGD, whose step is proportional to the gradient. Adam divides by its size."),
+            "b": ("Adam divides by the gradient's own size: a constant factor cancels, whichever way it points."),
+            "c": ("There is no hard term at soft_weight = 1, so nothing is left to be out of balance with."),
             "d": "Adam's step does not change when the whole loss is scaled (its epsilon aside).",
         },
     ),
@@ -575,9 +567,9 @@ QUESTIONS: list[Question] = [
         "answer_11",
         "c",
         {
-            "a": "At T = 1 seven of the mistakes that 04.4 can name are invisible, a missing T² among them.",
-            "b": "At T = 1 and weights of a half eight mistakes hide; equal batch and classes hide wrong axes.",
-            "c": "T apart from 1 and soft_weight apart from 0.5 tell them from the truth, and from each other.",
+            "a": ("At T = 1 seven of the mistakes that 04.4 can name are invisible, a missing T² among them."),
+            "b": ("At T = 1 and weights of a half eight mistakes hide; equal batch and classes hide wrong axes."),
+            "c": ("T apart from 1 and soft_weight apart from 0.5 tell them from the truth, and from each other."),
             "d": "At soft_weight = 0.5 swapped weights are the same weights.",
         },
     ),
@@ -587,9 +579,9 @@ QUESTIONS: list[Question] = [
         "b",
         {
             "a": "Softer is not nearer to hard: as T grows, all classes come to share alike.",
-            "b": "Dividing by 0.1 makes gaps ten times larger: nearly one-hot, so nearly the hard label.",
+            "b": ("Dividing by 0.1 makes gaps ten times larger: nearly one-hot, so nearly the hard label."),
             "c": "The order of the classes is the same at every T > 0.",
-            "d": "What the wrong classes share goes to almost nothing there, and their relations with it.",
+            "d": ("What the wrong classes share goes to almost nothing there, and their relations with it."),
         },
     ),
 ]
