@@ -426,9 +426,12 @@ class _Optimizer:
     ) -> None:
         self.count += 1
         lr = lr * alive
+        broken = not alive.all()  # `torch.where` on every gradient would cost more than Adam itself
         decays = bool(weight_decay.any())
         for name, parameter in parameters.items():
-            grad = torch.where(_like(alive, parameter), gradients[name], 0.0)
+            grad = gradients[name]
+            if broken:
+                grad = torch.where(_like(alive, parameter), grad, 0.0)
             rate, decay = _like(lr, parameter), _like(weight_decay, parameter)
             first, second = self.first[name], self.second[name]
             if self.name == "sgd":

@@ -1,4 +1,3 @@
-# ruff: noqa: N802 (T, N and KL are the formula's own letters)
 """The losses: definitions by hand, the gradient, limits in T, float32's digits, messages."""
 
 import math
@@ -192,6 +191,16 @@ def test_soft_loss_equals_its_formula_for_any_logits(pairs, temperature):
     exact = soft_by_hand(student, teacher, temperature)
     assert got >= 0
     assert_close(got.item(), exact, rtol=1e-6, atol=1e-24)
+
+
+@pytest.mark.parametrize("distance", [1e-6, 1e-3, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5, 3.0, 30.0])
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_float64_keeps_six_digits_at_any_distance_of_the_two(distance, temperature):
+    teacher = draw(6, 5, seed=7, scale=3)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.5], dtype=torch.float64)
+    student = teacher + temperature * distance * signs
+    by_hand = [soft_by_hand(s, t, temperature) for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]
+    assert_close(soft_loss(student, teacher, temperature).tolist(), by_hand, rtol=1e-6, atol=0)
 
 
 def test_as_T_goes_to_infinity_only_centred_logits_count():

@@ -140,7 +140,7 @@ def test_agreement_is_the_share_of_equal_choices_right_or_wrong():
     assert agreement(LOGITS, LOGITS * 100 - 3) == 1
 
 
-def test_kl_to_teacher_is_the_mean_of_KL_from_teacher_to_student_at_T_1():  # noqa: N802
+def test_kl_to_teacher_is_the_mean_of_KL_from_teacher_to_student_at_T_1():
     p, q = OTHER.double().exp(), LOGITS.double().exp()
     by_hand = sum(
         float(a) * math.log(a / b)

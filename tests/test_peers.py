@@ -1,4 +1,3 @@
-# ruff: noqa: N802 (T and KL are the formula's own letters)
 """The same numbers as independent public implementations, and the factor where a convention differs.
 
 Peers: torchdistill (KDLoss), torch.nn.functional composed by hand, torchmetrics, scikit-learn.
@@ -130,7 +129,10 @@ def test_cross_entropy_with_soft_targets_is_KL_plus_the_teachers_entropy(answers
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_torch_distributions_know_the_same_entropy_and_divergence(answers, temperature):
     student, teacher, _ = (part / temperature for part in answers)
-    q, p = torch.distributions.Categorical(logits=student), torch.distributions.Categorical(logits=teacher)
+    q, p = (
+        torch.distributions.Categorical(logits=student),
+        torch.distributions.Categorical(logits=teacher),
+    )
     assert_close(entropy(tempered_softmax(answers[1], temperature)), p.entropy())
     divergence = torch.distributions.kl_divergence(p, q)
     assert_close(soft_loss(*answers[:2], temperature) / temperature**2, divergence)
@@ -180,7 +182,8 @@ def test_torchmetrics_means_another_thing_by_confidence_when_there_are_two_class
     probs = logits.softmax(-1)
     ours = metrics.expected_calibration_error(logits, targets, bins=10)
     assert_close(ours, multiclass_calibration_error(probs, targets, 2, n_bins=10))
-    assert ours != binary_calibration_error(probs[:, 1], targets, n_bins=10)
+    first = probs[:, 1].contiguous()
+    assert ours != binary_calibration_error(first, targets, n_bins=10)
 
 
 def test_torchmetrics_names_the_divergence_by_the_teacher_first(answers):
@@ -234,13 +237,12 @@ def test_sklearns_calibration_curve_is_the_bins_that_are_not_empty(answers):
 
 
 def test_sklearn_puts_a_confidence_on_an_edge_into_the_bin_below():
-    # Here 0.5 opens the upper of two bins, as in torchmetrics; there it closes the lower one.
-    logits, targets = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
-    *_, count = metrics.reliability_bins(logits, targets, bins=2)
-    assert count.tolist() == [0, 1]
-    sure = torch.tensor([0.5, 0.9])
-    _, theirs = calibration_curve([1, 1], sure.numpy(), n_bins=2)
-    assert len(theirs) in (1, 2)
+    # Confidences 0.5 and 0.9: here 0.5 opens the upper of two bins; there it closes the lower one.
+    probs = torch.tensor([[0.5, 0.5], [0.9, 0.1]], dtype=torch.float64)
+    *_, count = metrics.reliability_bins(probs.log(), torch.tensor([0, 0]), bins=2)
+    assert count.tolist() == [0, 2]
+    _, theirs = calibration_curve([1, 1], probs[:, 0].numpy(), n_bins=2)
+    assert theirs.tolist() == [0.5, 0.9]
 
 
 def test_sklearn_counts_agreement_as_the_accuracy_of_the_student_on_the_teachers_choices(answers):

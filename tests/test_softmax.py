@@ -1,4 +1,3 @@
-# ruff: noqa: N802 (T and N are the formula's own letters)
 """Softmax with a temperature and entropy: definition by hand, identities, limits, messages."""
 
 import math
