@@ -1,17 +1,32 @@
 """One loop for any loss: many students, each with its own seed and settings, trained side by side.
 
 `train(..., engine="loop")` is the loop of every tutorial, one student after the other.
-`engine="vmap"` takes the same steps for all students at once: a step is one computation over
-stacked parameters, written down once and replayed. Both give the same numbers, to rounding.
-The loop knows no method: what is trained is the loss's business.
+`engine="vmap"` takes the same steps for all students at once: a step is one computation over stacked parameters,
+written down once and replayed. Both give the same numbers, to rounding. The loop knows no method: what is trained is
+the loss's business. In this order: `train` and what it returns; the settings, batches and notes of some runs; the two
+engines; how chunks of runs are sent elsewhere and kept.
 """
 
 import copy
+import functools
+import hashlib
+import io
 import itertools
+import json
 import math
+import os
+import pickle
+import platform
+import threading
+import time
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,14 +39,17 @@ from kdcourse.data import Batch
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+Model = Callable[[], nn.Module]
 Loss = Callable[..., Tensor]
-Axis = float | Iterable[float] | Tensor | Callable[[int], float]
+Data = Batch | Mapping[int, Batch]
+Axis = Any  # a number, a schedule or a rule for all runs; a list with one of these for each; a tensor [steps, runs]
 Tensors = dict[str, Tensor]
+Part = dict[str, Any]  # what a chunk of runs comes back as: dicts of tensors on the CPU
 
 
 def train(
-    model: Callable[[], nn.Module],
-    data: Batch | Mapping[int, Batch],
+    model: Model | Mapping[str, Model],
+    data: Data,
     loss: Loss,
     *,
     seeds: int | Iterable[int] = 0,
@@ -43,74 +61,130 @@ def train(
     weight_decay: Axis = 0.0,
     momentum: float = 0.9,
     lr_schedule: Callable[[int], float] | None = None,
-    transfer: Batch | Mapping[int, Batch] | None = None,
+    transfer: Data | None = None,
     transfer_batch: int = 128,
+    teacher: nn.Module | Mapping[int, nn.Module] | None = None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    evaluate: Data | None = None,
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    every: int | None = None,
+    watch: str = "loss",
+    stop: Any = None,
     chunk: int = 160,
     engine: str = "vmap",
+    keep: str | os.PathLike | None = None,
+    executor: Executor | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
     **hyper: Axis,
 ) -> "Students":
     """Train a batch of students; student r has the r-th seed, learning rate, temperature, ...
 
-    model     makes one nn.Module that maps [batch, ...] to [batch, classes]; called once a run,
-              after `torch.manual_seed(seed)`.
+    model     makes one nn.Module that maps [batch, ...] to [batch, classes]; called once a run, after
+              `torch.manual_seed(seed)`. {name: model} for several shapes, and then `network=` names each run's. A
+              module may return a tuple, the logits first: the loss gets all of it.
     data      a Batch, or {seed: Batch} where each seed has its own data, all of one length.
-    loss      loss(logits, batch, **hyper) -> [batch] for ONE run, in ordinary PyTorch; the loop
-              takes the mean.
-    seeds, lr, weight_decay, **hyper    a number for all runs, one value a run, or (not for seeds)
-              a schedule: a function of the step. `grid` makes the product of several lists.
-    steps     optimiser steps; or `epochs`, passes over the data. Equal seeds share initial
-              parameters and the order of the examples, so that runs differ in one thing only.
-    optimizer "adam" (weight decay decoupled, as in AdamW) or "sgd" (with `momentum`); the
-              learning rate of a step is lr * lr_schedule(step).
-    transfer  a second stream: each step also draws `transfer_batch` of these examples, the loss
-              sees all rows and `batch.labelled`, and the means of the two streams are added.
+    loss      loss(logits, batch, **hyper) -> [batch] for ONE run, in ordinary PyTorch; the loop takes the mean.
+    seeds, lr, weight_decay, **hyper    a number for all runs, one value a run, or (not for seeds) a schedule: a
+              function of the step. A value of a list may be a schedule too, and a tensor may be [steps, runs]. A rule,
+              such as schedules.plateau, answers to training. `grid` makes the product of several lists.
+    steps     optimiser steps; or `epochs`, passes over the data. Equal seeds share initial parameters and the order of
+              the examples, so that runs differ in one thing only.
+    optimizer "adam" (weight decay decoupled, as in AdamW) or "sgd" (with `momentum`); the learning rate of a step is
+              lr * lr_schedule(step).
+    transfer  a second stream: each step also draws `transfer_batch` of these examples, the loss sees all rows and
+              `batch.labelled`, and the means of the two streams are added.
+    teacher   a module or {seed: module} that fills `batch.teacher_logits`, in evaluation mode: once, or, where
+              augment(inputs, generator) makes a new view of each batch, for the view that the student sees.
+    evaluate  data for metrics={name: f(logits [..., n, classes], targets) -> [...]}; each `every` steps (without it: a
+              pass over the data) they go to `Students.curves`, and rules decide by `watch`: "loss", the training loss
+              since the last decision, or the name of a metric; less is better.
+    stop      a rule, such as schedules.early_stopping: a run whose value is 0 keeps its parameters from there; column
+              `stopped_at` of the table names the step.
     chunk     runs trained together; results do not depend on it beyond rounding.
+    engine    "vmap", "loop", or "auto": each chunk times some steps of both and goes on with the faster (column
+              `engine`).
+    keep      a folder: each finished chunk is written there at once, and the same call goes on after the last of them.
+    executor  trains chunks elsewhere: any concurrent.futures executor, also Dask's `Client().get_executor()`. What a
+              notebook or a script defines travels if cloudpickle is installed; else model, loss and the like must be
+              importable. With processes, use the start method "spawn".
 
-    A run whose loss or gradient stops being finite keeps the parameters that it had before that
-    step; column `frozen_at` of the table names the step.
+    A run whose loss or gradient stops being finite keeps the parameters that it had before that step; column
+    `frozen_at` of the table names the step.
     """
-    counts = {"batch": batch, "transfer_batch": transfer_batch, "chunk": chunk}
+    counts = {"batch": batch, "transfer_batch": transfer_batch, "chunk": chunk, "every": 1 if every is None else every}
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"train: {name} must be at least 1, got {value}")
-    streams = [_Stream(data, batch)]
-    if transfer is not None:
-        streams.append(_Stream(transfer, transfer_batch))
+    streams = [(data, batch)] + ([(transfer, transfer_batch)] if transfer is not None else [])
+    examples = [_check_stream(one) for one, _ in streams]
     if (steps is None) == (epochs is None):
         raise ValueError(f"train: give either steps or epochs, got {steps=} and {epochs=}")
     if steps is None:
-        steps = math.ceil(epochs * streams[0].examples / batch)
+        steps = math.ceil(epochs * examples[0] / batch)
     if steps < 1:
         raise ValueError(f"train: steps must be at least 1, got {steps}")
+    metrics, networks = dict(metrics or {}), model if isinstance(model, Mapping) else {"": model}
     for name, value, known in (
-        ("engine", engine, ("vmap", "loop")),
+        ("engine", engine, ("vmap", "loop", "auto")),
         ("optimizer", optimizer, ("adam", "sgd")),
+        ("watch", watch, ("loss", *metrics)),
     ):
         if value not in known:
             raise ValueError(f"train: {name} must be one of {', '.join(known)}, got {value!r}")
+    if (evaluate is None) != (not metrics):
+        raise ValueError(f"train: evaluate and metrics go together, got {'metrics' if metrics else 'evaluate'} alone")
 
-    settings = {"seed": seeds, "lr": lr, "weight_decay": weight_decay, **hyper}
-    runs = _Runs(settings, steps)
-    for stream in streams:
-        stream.draw(runs.seeds, steps)
-    device = torch.device(device or "cpu")
-    run_chunk = {"vmap": _train_vmap, "loop": _train_loop}[engine]
-    parts = []
-    with _one_thread():
-        for rows in _progress(range(len(runs)), chunk, progress):
-            parts.append(
-                run_chunk(
-                    model, streams, loss, runs, rows, optimizer, momentum, lr_schedule, device
-                )
-            )
-    parameters, buffers = (
-        {name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i]} for i in (0, 1)
+    if isinstance(model, Mapping):
+        hyper.setdefault("network", next(iter(networks)))
+    settings = _Settings({"seed": seeds, "lr": lr, "weight_decay": weight_decay, **hyper}, steps, networks)
+    for one, _ in streams if evaluate is None else [*streams, (evaluate, 0)]:
+        missing = [seed for seed in settings.seeds if not isinstance(one, Batch) and seed not in one]
+        if missing:
+            raise ValueError(f"train: data has no seed {missing[0]}, only {sorted(one)}")
+    if teacher is not None and augment is None:
+        streams = [(_taught(one, teacher, settings.seeds), size) for one, size in streams]
+        teacher = None
+    if every is None and (metrics or settings.rules or stop is not None):
+        every = math.ceil(examples[0] / batch)
+    job = _Job(
+        model=networks[""] if "" in networks else None,
+        streams=streams,
+        loss=loss,
+        settings=settings,
+        steps=steps,
+        optimizer=optimizer,
+        momentum=momentum,
+        rates=[float(lr_schedule(step)) if lr_schedule else 1.0 for step in range(steps)],
+        teacher=teacher,
+        augment=augment,
+        evaluate=evaluate,
+        metrics=metrics,
+        every=every,
+        watch=watch,
+        stop=stop,
+        engine=engine,
+        device=str(device or "cpu"),
     )
-    curves = torch.cat([part[2] for part in parts], dim=1)
-    skeleton = parts[0][3].eval()
-    return Students(skeleton, parameters, buffers, curves, runs.columns())
+    groups = {name: [r for r, own in enumerate(settings.networks) if own == name] for name in networks}
+    jobs = {
+        (name, i): job.only(runs[i : i + chunk], networks[name])
+        for name, runs in groups.items()
+        for i in range(0, len(runs), chunk)
+    }
+    folder = None if keep is None else _Folder(Path(keep), vars(job) | {"model": networks, "chunk": chunk})
+    parts = _run(jobs, folder, executor, progress)
+    return Students(
+        [
+            _Group(runs, networks[name], [parts[key] for key in jobs if key[0] == name], job.device)
+            for name, runs in groups.items()
+            if runs
+        ],
+        settings,
+        steps,
+        stopping=stop is not None,
+        timed=engine == "auto",
+    )
 
 
 def grid(**axes: Iterable[Any]) -> dict[str, list[Any]]:
@@ -137,24 +211,34 @@ def order(examples: int, batch: int, steps: int, seed: int) -> Tensor:
 class Students:
     """Trained students. `students[r]` is student r as an ordinary module.
 
-    `table` has a row for each: its settings, the loss of its last step, `frozen_at`.
-    `losses` is [steps, runs], the training loss of each step.
+    `table` has a row for each: its settings, the loss of its last step, `frozen_at`. `losses` is [steps, runs], the
+    training loss of each step, NaN after a run froze or stopped. `curves` is what was measured each `every` steps.
+    `parameters` and `buffers` are the stacked states, if all students have one network.
     """
 
-    def __init__(
-        self, skeleton: nn.Module, parameters: Tensors, buffers: Tensors, losses: Tensor, columns
-    ) -> None:
-        self.skeleton, self.parameters, self.buffers, self.losses = (
-            skeleton, parameters, buffers, losses,
-        )  # fmt: skip
-        broken = ~losses.isfinite()
-        first = torch.where(broken.any(0), broken.float().argmax(0), torch.nan)
-        self.columns = columns | {"loss": losses[-1], "frozen_at": first}
-        if broken.any():
-            runs = broken.any(0).nonzero().flatten().tolist()
+    def __init__(self, groups: list["_Group"], settings: "_Settings", steps: int, stopping: bool, timed: bool) -> None:
+        self.groups = groups
+        place = torch.tensor([run for group in groups for run in group.runs]).argsort()
+        merged = lambda name: torch.cat([part[name] for g in groups for part in g.parts], -1)[..., place]  # noqa: E731
+        self.losses, frozen, stopped = merged("losses"), merged("frozen_at"), merged("stopped_at")
+        # [moments, runs]; a chunk whose runs had all stopped is shorter.
+        moments = max(part["curves"].shape[1] for group in groups for part in group.parts)
+        for part in (part for group in groups for part in group.parts):
+            part["curves"] = _longer(part["curves"], moments)
+        self._moments = dict(zip(groups[0].parts[0]["names"], merged("curves"), strict=True))
+        last = torch.where(stopped.isnan(), steps, stopped).long() - 1
+        self.columns = settings.columns() | {"loss": self.losses.gather(0, last[None])[0], "frozen_at": frozen}
+        self._settings = list(settings.columns())
+        if stopping:
+            self.columns["stopped_at"] = stopped
+        if timed:
+            engines = [part["engine"] for group in groups for part in group.parts for _ in part["frozen_at"]]
+            self.columns["engine"] = [engines[i] for i in place]
+        broken = frozen.isfinite().nonzero().flatten().tolist()
+        if broken:
             warnings.warn(
-                f"train: loss or gradient was not finite in {len(runs)} of {len(self)} runs, which "
-                f"keep their last parameters (column frozen_at): runs {runs[:10]}",
+                f"train: loss or gradient was not finite in {len(broken)} of {len(self)} runs, which "
+                f"keep their last parameters (column frozen_at): runs {broken[:10]}",
                 stacklevel=3,
             )
 
@@ -162,216 +246,490 @@ class Students:
         return self.losses.shape[1]
 
     def __getitem__(self, run: int) -> nn.Module:
-        module = copy.deepcopy(self.skeleton)
-        state = {name: value[run] for name, value in (self.parameters | self.buffers).items()}
-        module.load_state_dict(state)
+        run = range(len(self))[run]
+        group = next(group for group in self.groups if run in group.runs)
+        module, row = copy.deepcopy(group.skeleton), group.runs.index(run)
+        with torch.no_grad():
+            for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+                value.copy_((group.parameters if name in group.parameters else group.buffers)[name][row])
         return module
+
+    @property
+    def parameters(self) -> Tensors:
+        return self._only("parameters").parameters
+
+    @property
+    def buffers(self) -> Tensors:
+        return self._only("buffers").buffers
+
+    @property
+    def skeleton(self) -> nn.Module:
+        return self._only("skeleton").skeleton
 
     @property
     def table(self) -> "DataFrame":
         """One row for each run (needs pandas)."""
         from pandas import DataFrame
 
-        return DataFrame(
-            {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.columns.items()}
-        )
+        return DataFrame({k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.columns.items()})
+
+    @property
+    def curves(self) -> "DataFrame":
+        """A row for each run and moment: settings, run, step, training loss since the last moment, metrics."""
+        from pandas import DataFrame
+
+        if "step" not in self._moments:
+            raise ValueError("Students.curves: nothing was measured on the way; give every= (and evaluate=) to train")
+        long = DataFrame({name: value.T.flatten().tolist() for name, value in self._moments.items()})
+        runs = torch.arange(len(self)).repeat_interleave(len(self._moments["step"])).tolist()
+        long = self.table[self._settings].loc[runs].reset_index(drop=True).assign(run=runs, **long)
+        return long.dropna(subset="step").astype({"step": int}).reset_index(drop=True)
 
     def logits(self, inputs: Tensor | Mapping[int, Tensor]) -> Tensor:
         """Answers of all students in evaluation mode: [runs, n, classes].
 
         `inputs` are [n, ...] for all students, or {seed: [n, ...]}.
         """
-        shared = isinstance(inputs, Tensor)
-        if not shared:
-            inputs = torch.stack([inputs[seed] for seed in self.columns["seed"]])
+        rows, answers = [], []
+        for group in self.groups:
+            own = inputs
+            if not isinstance(inputs, Tensor):
+                own = torch.stack([inputs[self.columns["seed"][run]] for run in group.runs])
+            rows += group.runs
+            with _one_thread():
+                answers.append(_answers(group.skeleton, group.parameters, group.buffers, own, own is inputs).cpu())
+        return torch.cat(answers)[torch.tensor(rows).argsort()]
 
-        def answer(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
-            return functional_call(self.skeleton, (parameters, buffers), (inputs,))
-
-        with torch.no_grad(), _one_thread():
-            device = next(iter(self.parameters.values())).device
-            stacked = vmap(answer, in_dims=(0, 0, None if shared else 0))
-            return stacked(self.parameters, self.buffers, inputs.to(device)).cpu()
+    def _only(self, what: str) -> "_Group":
+        if len(self.groups) > 1:
+            raise ValueError(f"Students: {what} of several networks cannot be stacked; take students[run]")
+        return self.groups[0]
 
 
-class _Runs:
-    """The settings of each run: columns of one length, or functions of the step."""
+class _Group:
+    """The students of one network, stacked."""
 
-    def __init__(self, settings: dict[str, Axis], steps: int) -> None:
-        settings = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in settings.items()}
-        self.schedules = {k: v for k, v in settings.items() if callable(v)}
-        lists = {k: list(v) for k, v in settings.items() if isinstance(v, Iterable)}
-        lengths = {k: len(v) for k, v in lists.items() if len(v) != 1}
+    def __init__(self, runs: list[int], model: Model, parts: list[Part], device: str) -> None:
+        self.runs, self.parts = runs, parts
+        self.parameters, self.buffers = (
+            {name: torch.cat([part[kind][name] for part in parts]).to(device) for name in parts[0][kind]}
+            for kind in ("parameters", "buffers")
+        )
+        # A chunk from another process or a file brings no module along.
+        skeletons = [part.pop("skeleton") for part in parts if "skeleton" in part] or [_make(model, 0)]
+        self.skeleton = skeletons[0].to(device).eval()
+
+
+# -- the settings, batches and notes of some runs -------------------------------------------------
+
+
+class _Settings:
+    """The settings of each run: constant, given for each step, or following a rule."""
+
+    def __init__(self, settings: dict[str, Axis], steps: int, networks: Iterable[str]) -> None:
+        lists = {name: _listed(value) for name, value in settings.items()}
+        lengths = {k: v.shape[1] if isinstance(v, Tensor) else len(v) for k, v in lists.items()}
+        lengths = {name: length for name, length in lengths.items() if length != 1}
         if len(set(lengths.values())) > 1 or 0 in lengths.values():
-            raise ValueError(
-                f"train: settings with a value for each run must agree in length, got {lengths}"
-            )
+            raise ValueError(f"train: settings with a value for each run must agree in length, got {lengths}")
         self.count = max(lengths.values(), default=1)
-        self.settings: dict[str, list[float]] = {}
-        for name, value in settings.items():
-            if name not in self.schedules:
-                column = lists.get(name, [value])
-                self.settings[name] = list(column) * (self.count if len(column) == 1 else 1)
-        self.seeds = [int(seed) for seed in self.settings.pop("seed")]
-        for name, column in self.settings.items():
-            _check_values(name, column)
-        self.scheduled = {
-            name: torch.tensor([float(schedule(step)) for step in range(steps)])
-            for name, schedule in self.schedules.items()
-        }
-        for name, values in self.scheduled.items():
-            _check_values(name, values.tolist())
-        self.steps = steps
+        self.constant: Tensors = {}
+        self.timed: Tensors = {}  # [steps, runs]
+        self.rules: dict[str, list[tuple[Any, Tensor]]] = {}  # a rule and a mask [runs]
+        self.table: dict[str, list[Any]] = {}
+        for name, values in lists.items():
+            if isinstance(values, Tensor):
+                if len(values) != steps:
+                    shape = tuple(values.shape)
+                    raise ValueError(f"train: {name} must be [steps, runs] with {steps} steps, got {shape}")
+                values = [functools.partial(_entry, column) for column in values.float().unbind(1)]
+                labels = ["schedule"] * self.count
+            else:
+                labels = [_label(value, len(values)) for value in values]
+            repeat = self.count if len(values) == 1 else 1
+            self.table[name] = labels[: self.count] * (repeat if len(labels) == 1 else 1)
+            if name not in ("seed", "network"):
+                self._place(name, values * repeat, steps)
+        self.seeds = [int(seed) for seed in self.table["seed"]]
+        self.table["seed"] = self.seeds
+        self.networks = self.table.get("network", [next(iter(networks))] * self.count)
+        for own in self.networks:
+            if own not in networks:
+                raise ValueError(f"train: network must be one of {', '.join(networks)}, got {own!r}")
+
+    def _place(self, name: str, values: list[Any], steps: int) -> None:
+        """Numbers are checked here, once: a loss cannot look at them inside `vmap`."""
+        paths = {}
+        for run, value in enumerate(values):
+            if id(value) in paths:
+                continue
+            if hasattr(value, "decide"):
+                paths[id(value)] = torch.full((steps,), value.first["value"])
+                _check_values(name, [value.first["value"], value.lowest, value.highest], "rule's value")
+                mask = torch.tensor([other is value for other in values])
+                self.rules.setdefault(name, []).append((value, mask))
+            elif callable(value):
+                path = [float(value(step)) for step in range(steps)]
+                _check_values(name, path, "value")
+                paths[id(value)] = torch.tensor(path)
+            else:
+                _check_values(name, {run: float(value)}, "value")
+        if not paths:
+            self.constant[name] = torch.tensor([float(value) for value in values])
+        elif len({id(value) for value in values}) == 1:
+            self.timed[name] = paths[id(values[0])][:, None].expand(-1, len(values))
+        else:
+            columns = [paths[id(v)] if id(v) in paths else torch.full((steps,), float(v)) for v in values]
+            self.timed[name] = torch.stack(columns, dim=1)
 
     def __len__(self) -> int:
         return self.count
 
     def columns(self) -> dict[str, list]:
-        scheduled = {name: ["schedule"] * self.count for name in self.schedules}
-        return {"seed": self.seeds} | self.settings | scheduled
+        return self.table
 
-    def constant(self, rows: range, device: torch.device) -> Tensors:
-        return {
-            name: torch.tensor([float(column[r]) for r in rows], device=device)
-            for name, column in self.settings.items()
-        }
+    def ever(self, name: str) -> bool:
+        """Is the setting anything but 0 at any time?"""
+        return name in self.rules or bool(self.timed.get(name, self.constant.get(name)).any())
 
-    def at(self, step: int, constant: Tensors) -> Tensors:
-        """All settings at a step, a value a run; `constant` holds those that never change."""
-        if not self.scheduled:
-            return constant
-        like = next(iter(constant.values()), torch.empty(self.count))
-        return constant | {k: v[step].to(like).expand_as(like) for k, v in self.scheduled.items()}
+    def only(self, runs: list[int]) -> "_Settings":
+        part = copy.copy(self)
+        part.count, index = len(runs), torch.tensor(runs)
+        part.seeds = [self.seeds[r] for r in runs]
+        part.constant = {name: value[index] for name, value in self.constant.items()}
+        part.timed = {name: value[:, index] for name, value in self.timed.items()}
+        rules = {name: [(rule, mask[index]) for rule, mask in rules] for name, rules in self.rules.items()}
+        part.rules = {name: own for name, all in rules.items() if (own := [one for one in all if one[1].any()])}
+        part.table = part.networks = None
+        return part
 
 
-class _Stream:
-    """Data of all seeds in one pool of rows, and which rows each seed draws at each step."""
+def _listed(value: Axis) -> list[Any] | Tensor:
+    """One entry for all runs or one for each; a tensor [steps, runs] stays as it is."""
+    if isinstance(value, Tensor):
+        if value.ndim > 2:
+            raise ValueError(f"train: a setting must be [runs] or [steps, runs], got {tuple(value.shape)}")
+        return value if value.ndim == 2 else value.reshape(-1).tolist()
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
 
-    def __init__(self, data: Batch | Mapping[int, Batch], batch: int) -> None:
-        self.data, self.batch = data, batch
-        sets = [data] if isinstance(data, Batch) else list(data.values())
-        if len({len(one) for one in sets}) != 1 or not len(sets[0]):
-            raise ValueError(
-                "train: every seed needs the same number of examples, at least one, got "
-                f"{[len(one) for one in sets]}"
-            )
-        if len({one.teacher_logits is None for one in sets}) != 1:
-            raise ValueError("train: teacher_logits must be there for every seed or for none")
-        self.examples = len(sets[0])
-        # The same object is stored once: seeds that share data share memory.
-        unique = list({id(one): one for one in sets}.values())
-        self.start = {id(one): i * self.examples for i, one in enumerate(unique)}
-        self.pool = {
-            name: torch.cat([getattr(one, name) for one in unique])
-            for name in ("inputs", "targets", "teacher_logits")
-            if getattr(sets[0], name) is not None
-        }
 
-    def draw(self, seeds: list[int], steps: int) -> None:
-        self.rows = {}
-        for seed in dict.fromkeys(seeds):
-            if not isinstance(self.data, Batch) and seed not in self.data:
-                raise ValueError(f"train: data has no seed {seed}, only {sorted(self.data)}")
-            own = self.data if isinstance(self.data, Batch) else self.data[seed]
-            self.rows[seed] = self.start[id(own)] + order(self.examples, self.batch, steps, seed)
+def _entry(path: Tensor, step: int) -> float:
+    return path[step].item()
 
-    def rows_of(self, seeds: list[int]) -> Tensor:
-        """[steps, runs, batch]"""
-        return torch.stack([self.rows[seed] for seed in seeds], dim=1)
 
-    def take(self, pool: Tensors, rows: Tensor) -> Tensors:
+def _label(value: Any, count: int) -> Any:
+    """What the table shows of a setting: a number, or, among several, the name of a schedule."""
+    if not callable(value) and not hasattr(value, "decide"):
+        return value
+    return "schedule" if count == 1 else getattr(value, "name", getattr(value, "__name__", "schedule"))
+
+
+def _check_values(name: str, values: Iterable[float] | dict[int, float], what: str) -> None:
+    """The rules of the course's settings."""
+    rules = {
+        "temperature": ("positive and finite", lambda v: 0 < v < math.inf),
+        "soft_weight": ("between 0 and 1", lambda v: 0 <= v <= 1),
+    }
+    rule, holds = rules.get(name, ("finite", math.isfinite))
+    for i, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if not holds(value):
+            raise ValueError(f"train: {name} must be {rule}, got {value!r} ({what} {i})")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that some runs need, wherever they are trained."""
+
+    model: Model
+    streams: list[tuple[Data, int]]
+    loss: Loss
+    settings: _Settings
+    steps: int
+    optimizer: str
+    momentum: float
+    rates: list[float]
+    teacher: nn.Module | Mapping[int, nn.Module] | None
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None
+    evaluate: Data | None
+    metrics: dict[str, Callable[[Tensor, Tensor], Tensor]]
+    every: int | None
+    watch: str
+    stop: Any
+    engine: str
+    device: str
+
+    def only(self, runs: list[int], model: Model | None = None) -> "_Job":
+        """Some of the runs, with no more of the data than they need."""
+        settings = self.settings.only(runs)
+        own = lambda one: {s: one[s] for s in settings.seeds} if isinstance(one, Mapping) else one  # noqa: E731
+        return replace(
+            self,
+            model=model or self.model,
+            settings=settings,
+            streams=[(own(one), size) for one, size in self.streams],
+            evaluate=own(self.evaluate),
+            teacher=own(self.teacher),
+        )
+
+
+def _check_stream(data: Data) -> int:
+    """The number of examples that every seed has."""
+    sets = [data] if isinstance(data, Batch) else list(data.values())
+    if len({len(one) for one in sets}) != 1 or not len(sets[0]):
+        raise ValueError(
+            f"train: every seed needs the same number of examples, at least one, got {[len(one) for one in sets]}"
+        )
+    if len({one.teacher_logits is None for one in sets}) != 1:
+        raise ValueError("train: teacher_logits must be there for every seed or for none")
+    return len(sets[0])
+
+
+class _Batches:
+    """The batch of each run at each step: rows of a pool, perhaps seen anew and answered by a teacher."""
+
+    def __init__(self, job: _Job) -> None:
+        self.augment, self.seeds, self.device = job.augment, job.settings.seeds, torch.device(job.device)
+        self.sizes = [size for _, size in job.streams]
+        self.pools, self.rows = [], []  # rows: [steps, runs, batch]
+        for data, size in job.streams:
+            sets = {seed: data if isinstance(data, Batch) else data[seed] for seed in self.seeds}
+            # The same object is stored once: seeds that share data share memory.
+            unique = list({id(one): one for one in sets.values()}.values())
+            examples = len(unique[0])
+            start = {id(one): i * examples for i, one in enumerate(unique)}
+            rows = {s: start[id(one)] + order(examples, size, job.steps, s) for s, one in sets.items()}
+            self.rows.append(torch.stack([rows[seed] for seed in self.seeds], dim=1).to(self.device))
+            fields = [name for name in ("inputs", "targets", "teacher_logits") if getattr(unique[0], name) is not None]
+            joined = {k: [getattr(one, k) for one in unique] for k in fields}
+            self.pools.append({k: (torch.cat(v) if len(v) > 1 else v[0]).to(self.device) for k, v in joined.items()})
+        self.teacher = None
+        if job.teacher is not None:
+            teachers = job.teacher if isinstance(job.teacher, Mapping) else dict.fromkeys(self.seeds, job.teacher)
+            copies = {id(one): copy.deepcopy(one).to(self.device).eval() for one in teachers.values()}
+            self.teacher = {seed: copies[id(one)] for seed, one in teachers.items()}
+
+    def at(self, step: int, runs: slice = slice(None)) -> list[Tensors]:
+        """For each stream its fields, [runs, batch, ...]."""
+        if self.augment is None:
+            pairs = zip(self.pools, self.rows, strict=True)
+            return [self._take(pool, rows[step, runs]) for pool, rows in pairs]
+        # Runs of one seed share the view, so it is made once for each seed.
+        seeds = self.seeds[runs]
+        first = {seed: self.seeds.index(seed) for seed in seeds}
+        place = torch.tensor([list(first).index(seed) for seed in seeds], device=self.device)
+        drawn = []
+        for number, (pool, rows) in enumerate(zip(self.pools, self.rows, strict=True)):
+            part = self._take(pool, rows[step, list(first.values())])
+            views = []
+            for seed, inputs in zip(first, part["inputs"], strict=True):
+                # A view depends on seed, stream and step alone, so a run sees the same in any company.
+                key = hashlib.sha256(f"{seed} {number} {step}".encode()).digest()
+                generator = torch.Generator(self.device).manual_seed(int.from_bytes(key[:6], "big"))
+                views.append(self.augment(inputs, generator))
+            part["inputs"] = torch.stack(views)
+            if self.teacher is not None:
+                answers = [_teacher_logits(self.teacher[seed], view) for seed, view in zip(first, views, strict=True)]
+                part["teacher_logits"] = torch.stack(answers)
+            drawn.append({name: value.index_select(0, place) for name, value in part.items()})
+        return drawn
+
+    @staticmethod
+    def _take(pool: Tensors, rows: Tensor) -> Tensors:
         """Rows [..., batch] of every field; a flat index is the fast one."""
         flat = rows.reshape(-1)
         return {k: v.index_select(0, flat).unflatten(0, rows.shape) for k, v in pool.items()}
 
 
-def _train_vmap(model, streams, loss, runs, rows, optimizer, momentum, lr_schedule, device):
-    modules = [_make(model, runs.seeds[r]) for r in rows]
+class _Notes:
+    """Settings of some runs at each step, and what becomes of the runs on the way: losses, curves, rules, stops."""
+
+    def __init__(self, job: _Job, run: int | None = None) -> None:
+        self.job = job if run is None else job.only([run])
+        settings, device = self.job.settings, torch.device(job.device)
+        self.constant = {name: value.to(device) for name, value in settings.constant.items()}
+        self.timed = {name: value.to(device) for name, value in settings.timed.items()}
+        like = torch.zeros(len(settings), device=device)
+        self.rules = {
+            name: [(rule, mask.to(device), rule.initial(like)) for rule, mask in rules]
+            for name, rules in settings.rules.items()
+        }
+        self.stop = self.job.stop and self.job.stop.initial(like)
+        self.losses: list[Tensor] = []
+        self.curves: list[Tensor] = []
+        self.alive, self.frozen_at, self.stopped_at = like == 0, like + torch.nan, like + torch.nan
+        self.names = ("step", "loss", *job.metrics) if job.every else ()
+        if job.evaluate is not None:
+            tests = [job.evaluate if isinstance(job.evaluate, Batch) else job.evaluate[s] for s in settings.seeds]
+            self.shared = isinstance(job.evaluate, Batch)
+            stack = lambda name: torch.stack([getattr(one, name) for one in tests])  # noqa: E731
+            inputs, targets = (tests[0].inputs, tests[0].targets) if self.shared else map(stack, ("inputs", "targets"))
+            self.inputs, self.targets = inputs.to(device), targets.to(device)
+
+    def settings(self, step: int) -> Tensors:
+        """All settings at a step, a value a run."""
+        values = self.constant | {name: path[step] for name, path in self.timed.items()}
+        for name, rules in self.rules.items():
+            for _, mask, state in rules:
+                values[name] = torch.where(mask, state["value"], values[name])
+        return values
+
+    def add(self, step: int, losses: Tensor, finite: Tensor) -> Tensor:
+        """Note the losses of a step, before its update; which runs go on: [runs]."""
+        fine = self.alive & finite
+        self.losses.append(torch.where(fine, losses, torch.nan))
+        self.frozen_at = torch.where(self.alive & ~finite, step, self.frozen_at)
+        self.alive = fine
+        return fine
+
+    def look(self, step: int, answers: Callable[[Tensor, bool], Tensor]) -> bool:
+        """Measure and decide, after an update, if it is time to; False if no run goes on."""
+        job = self.job
+        if not job.every or ((step + 1) % job.every and step + 1 < job.steps):
+            return True
+        since = step % job.every + 1
+        seen = {"loss": torch.stack(self.losses[-since:]).mean(0)}
+        if job.evaluate is not None:
+            logits = answers(self.inputs, self.shared)
+            seen |= {name: metric(logits, self.targets) for name, metric in job.metrics.items()}
+        now = torch.full_like(seen["loss"], step + 1)
+        row = torch.stack([now, *(seen[name].to(now) for name in self.names[1:])])
+        self.curves.append(torch.where(self.alive, row, torch.nan))
+        for name, rules in self.rules.items():
+            self.rules[name] = [(rule, mask, rule.update(state, seen[job.watch])) for rule, mask, state in rules]
+        if job.stop is not None and step + 1 < job.steps:
+            self.stop = job.stop.update(self.stop, seen[job.watch])
+            ends = self.alive & (self.stop["value"] == 0)
+            self.stopped_at = torch.where(ends, step + 1, self.stopped_at)
+            self.alive = self.alive & ~ends
+        return bool(self.alive.any())
+
+    def part(self) -> Part:
+        """Losses [steps, runs], curves [names, moments, runs], and where runs ended."""
+        ended = torch.full((self.job.steps - len(self.losses), len(self.alive)), torch.nan)
+        losses = torch.cat([torch.stack(self.losses).cpu(), ended])
+        curves = (
+            torch.stack(self.curves, dim=1).cpu() if self.curves else torch.empty(len(self.names), 0, len(self.alive))
+        )
+        marks = {"frozen_at": self.frozen_at.cpu(), "stopped_at": self.stopped_at.cpu()}
+        return {"losses": losses, "curves": curves, "names": list(self.names), **marks}
+
+
+def _longer(curves: Tensor, moments: int) -> Tensor:
+    """Curves [names, moments, runs] with NaN for the moments that these runs did not reach."""
+    return nn.functional.pad(curves, (0, 0, 0, moments - curves.shape[1]), value=math.nan)
+
+
+# -- the two engines ------------------------------------------------------------------------------
+
+
+def _train(job: _Job) -> Part:
+    """Train the runs of a job by the engine it asks for."""
+    with _one_thread():
+        if job.engine == "loop":
+            return _train_loop(job)
+        if job.engine == "vmap":
+            return _train_vmap(job)
+        clock: list[float] = []
+        _train_loop(replace(job.only([0]), engine="loop"), clock)
+        return _train_vmap(job, limit=_fastest(clock) * len(job.settings)) or _train_loop(job)
+
+
+TRIAL = 4  # steps
+
+
+def _fastest(clock: list[float]) -> float:
+    return min((after - before for before, after in itertools.pairwise(clock)), default=math.inf)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _train_vmap(job: _Job, limit: float | None = None) -> Part | None:
+    """All runs side by side; None if a step takes longer than `limit` seconds, told by the first few."""
+    device, notes, batches = torch.device(job.device), _Notes(job), _Batches(job)
+    modules = [_make(job.model, seed) for seed in job.settings.seeds]
     skeleton = copy.deepcopy(modules[0]).to(device)
+    resting = copy.deepcopy(skeleton).eval()
     parameters, buffers = (
         {name: value.detach().clone().to(device) for name, value in part.items()}
         for part in stack_module_state(modules)
     )
-    gradient = vmap(grad_and_value(_run_loss(skeleton, loss, [s.batch for s in streams])))
-    constant = runs.constant(rows, device)
-    pools = [{k: v.to(device) for k, v in stream.pool.items()} for stream in streams]
-    indices = [stream.rows_of([runs.seeds[r] for r in rows]).to(device) for stream in streams]
-    alive = torch.ones(len(rows), dtype=torch.bool, device=device)
-    stepper = _Optimizer(optimizer, momentum, parameters)
-    curve = []
-
-    def batch_at(step: int) -> list[Tensors]:
-        drawn = zip(streams, pools, indices, strict=True)
-        return [stream.take(pool, index[step]) for stream, pool, index in drawn]
-
-    hyper = runs.at(0, constant)
-    extra = {name: value for name, value in hyper.items() if name not in ("lr", "weight_decay")}
-    # Traced on copies: a module's buffers are written in place, and tracing must not count as a
-    # step.
-    copies = {name: value.clone() for name, value in buffers.items()}
-    traced = make_fx(gradient)(parameters, copies, batch_at(0), extra)
-    for step in range(runs.steps):
-        hyper = runs.at(step, constant)
-        extra = {name: hyper[name] for name in extra}
+    update = _Optimizer(job.optimizer, job.momentum, job.settings.ever("weight_decay"), parameters)
+    take_step, clock = None, []
+    for step in range(job.steps):
+        if limit is not None and step <= TRIAL:
+            clock.append(_now(device))
+            if step == TRIAL and _fastest(clock[1:]) > limit:
+                return None
+        hyper = notes.settings(step)
+        lr, weight_decay = hyper.pop("lr") * job.rates[step], hyper.pop("weight_decay")
+        drawn = batches.at(step)
+        if take_step is None:
+            take_step = _traced(_run_loss(skeleton, job.loss, batches.sizes), parameters, buffers, drawn, hyper)
         before = {name: value.clone() for name, value in buffers.items()}
-        gradients, losses = traced(parameters, buffers, batch_at(step), extra)
+        gradients, losses = take_step(parameters, buffers, drawn, hyper)
         finite = losses.isfinite()
         for value in gradients.values():
-            finite = finite & value.flatten(1).sum(1).isfinite()
-        curve.append(torch.where(alive & finite, losses, torch.nan))
-        alive = alive & finite
-        rate = hyper["lr"] * (lr_schedule(step) if lr_schedule else 1.0)
-        stepper.step(parameters, gradients, rate, hyper["weight_decay"], alive)
+            finite = finite & value.view(len(finite), -1).sum(1).isfinite()
+        alive = notes.add(step, losses, finite)
+        update.step(parameters, gradients, lr, weight_decay, alive)
         for name, value in buffers.items():
             value.copy_(torch.where(_like(alive, value), value, before[name]))
-    return parameters, buffers, torch.stack(curve).cpu(), skeleton
+        if not notes.look(step, lambda inputs, shared: _answers(resting, parameters, buffers, inputs, shared)):
+            break
+    states = {"parameters": parameters, "buffers": buffers}
+    states = {kind: {name: value.cpu() for name, value in state.items()} for kind, state in states.items()}
+    return states | notes.part() | {"engine": "vmap", "skeleton": skeleton}
 
 
-def _train_loop(model, streams, loss, runs, rows, optimizer, momentum, lr_schedule, device):
-    """The tutorial's loop with torch's own optimisers: slow, and the oracle of the tests."""
-    constant = runs.constant(rows, device)
-    states, curves = [], []
-    for i, r in enumerate(rows):
-        module = _make(model, runs.seeds[r]).to(device)
-        decay = float(constant["weight_decay"][i]) if "weight_decay" in constant else 0.0
-        if optimizer == "adam":
-            torch_optimizer = torch.optim.AdamW(module.parameters(), weight_decay=decay)
+def _train_loop(job: _Job, clock: list[float] | None = None) -> Part:
+    """The tutorial's loop with torch's own optimisers: slow, and the oracle of the tests. A clock ends it early."""
+    device, batches = torch.device(job.device), _Batches(job)
+    modules, parts = [], []
+    for run, seed in enumerate(job.settings.seeds):
+        module, notes = _make(job.model, seed).to(device), _Notes(job, run)
+        if job.optimizer == "adam":
+            torch_optimizer = torch.optim.AdamW(module.parameters())
         else:
-            torch_optimizer = torch.optim.SGD(
-                module.parameters(), momentum=momentum, weight_decay=decay
-            )
-        indices = [stream.rows[runs.seeds[r]] for stream in streams]
-        names = [name for name in runs.columns() if name not in ("seed", "lr", "weight_decay")]
-        curve = []
-        for step in range(runs.steps):
-            hyper = {name: value[i] for name, value in runs.at(step, constant).items()}
-            drawn = [
-                {k: v.to(device) for k, v in stream.take(stream.pool, index[step]).items()}
-                for stream, index in zip(streams, indices, strict=True)
-            ]
+            torch_optimizer = torch.optim.SGD(module.parameters(), momentum=job.momentum)
+
+        def answers(inputs: Tensor, shared: bool, module: nn.Module = module) -> Tensor:
+            return _teacher_logits(module, inputs if shared else inputs[0])[None]
+
+        for step in range(job.steps if clock is None else min(job.steps, TRIAL)):
+            if clock is not None:
+                clock.append(_now(device))
+            hyper = {name: value[0] for name, value in notes.settings(step).items()}
+            lr, weight_decay = float(hyper.pop("lr")) * job.rates[step], float(hyper.pop("weight_decay"))
+            drawn = [{k: v[0] for k, v in part.items()} for part in batches.at(step, slice(run, run + 1))]
             before = copy.deepcopy(module.state_dict())
-            value = _mean_loss(
-                module, loss, drawn, [s.batch for s in streams], {k: hyper[k] for k in names}
-            )
+            value = _mean_loss(module, job.loss, drawn, batches.sizes, hyper)
             torch_optimizer.zero_grad()
             value.backward()
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            if not all(t.isfinite().all() for t in [value, *gradients]):
+            finite = torch.stack([t.detach().isfinite().all() for t in [value, *gradients]]).all()
+            if not notes.add(step, value.detach()[None], finite[None]):
                 module.load_state_dict(before)
-                curve += [torch.tensor(torch.nan)] * (runs.steps - step)
                 break
             for group in torch_optimizer.param_groups:
-                group["lr"] = float(hyper["lr"]) * (lr_schedule(step) if lr_schedule else 1.0)
-                group["weight_decay"] = float(hyper["weight_decay"])
+                group["lr"], group["weight_decay"] = lr, weight_decay
             torch_optimizer.step()
-            curve.append(value.detach().cpu())
-        states.append(module)
-        curves.append(torch.stack(curve))
+            if not notes.look(step, answers):
+                break
+        modules.append(module)
+        parts.append(notes.part())
+    moments = max(part["curves"].shape[1] for part in parts)
+    for part in parts:
+        part["curves"] = _longer(part["curves"], moments)
     parameters, buffers = (
-        {name: value.detach() for name, value in part.items()}
-        for part in stack_module_state(states)
+        {name: value.detach().cpu() for name, value in part.items()} for part in stack_module_state(modules)
     )
-    return parameters, buffers, torch.stack(curves, dim=1), copy.deepcopy(states[0])
+    joined = {k: torch.cat([part[k] for part in parts], -1) for k in parts[0] if k != "names"}
+    states = {"parameters": parameters, "buffers": buffers, "names": parts[0]["names"]}
+    return states | joined | {"engine": "loop", "skeleton": copy.deepcopy(modules[0])}
 
 
 def _run_loss(skeleton: nn.Module, loss: Loss, sizes: list[int]):
@@ -386,6 +744,25 @@ def _run_loss(skeleton: nn.Module, loss: Loss, sizes: list[int]):
     return run_loss
 
 
+def _traced(run_loss, parameters: Tensors, buffers: Tensors, drawn: list[Tensors], hyper: Tensors):
+    """A step of all runs, written down once; where that fails, as it is."""
+    gradient = vmap(grad_and_value(run_loss))
+    # On copies: a module's buffers are written in place, and tracing must not count as a step.
+    copies = {name: value.clone() for name, value in buffers.items()}
+    try:
+        with _making:
+            return make_fx(gradient)(parameters, copies, drawn, hyper)
+    except (ValueError, TypeError):
+        raise
+    except RuntimeError as error:
+        if "randomness" in str(error):
+            raise ValueError(
+                "train: model and loss must not draw from the global random numbers, which runs would share; "
+                'take models.SeededDropout for dropout, or engine="loop"'
+            ) from error
+        return gradient
+
+
 def _mean_loss(network, loss: Loss, drawn: list[Tensors], sizes: list[int], hyper: Tensors):
     """The mean of each stream, added; the network sees both streams in one forward pass."""
     fields = {name: [part.get(name) for part in drawn] for name in drawn[0] | drawn[-1]}
@@ -395,12 +772,11 @@ def _mean_loss(network, loss: Loss, drawn: list[Tensors], sizes: list[int], hype
     merged = {name: torch.cat(parts) for name, parts in fields.items()}
     if len(sizes) > 1:
         merged["labelled"] = torch.arange(sum(sizes), device=merged["inputs"].device) < sizes[0]
-    logits = network(merged["inputs"])
+    output = network(merged["inputs"])
+    logits = output[0] if isinstance(output, tuple) else output
     if logits.ndim != 2:
-        raise ValueError(
-            f"train: the model must map a batch to [batch, classes], got {tuple(logits.shape)}"
-        )
-    losses = loss(logits, Batch.trusted(**merged), **hyper)
+        raise ValueError(f"train: the model must map a batch to [batch, classes], got {tuple(logits.shape)}")
+    losses = loss(output, Batch.trusted(**merged), **hyper)
     if losses.shape != logits.shape[:1]:
         raise ValueError(
             f"train: the loss must return one number for each of {len(logits)} examples, got shape "
@@ -412,40 +788,36 @@ def _mean_loss(network, loss: Loss, drawn: list[Tensors], sizes: list[int], hype
 class _Optimizer:
     """Adam (Kingma and Ba 2015, algorithm 1; decay as in Loshchilov and Hutter 2019) and SGD.
 
-    Every run has its own learning rate and weight decay, which torch.optim cannot do for stacked
-    parameters. A run that is not alive does not move.
+    Every run has its own learning rate and weight decay, which torch.optim cannot do for stacked parameters. A run that
+    is not alive does not move.
     """
 
-    def __init__(self, name: str, momentum: float, parameters: Tensors) -> None:
-        self.name, self.momentum, self.count = name, momentum, 0
+    def __init__(self, name: str, momentum: float, decays: bool, parameters: Tensors) -> None:
+        self.name, self.momentum, self.decays, self.count = name, momentum, decays, 0
         self.first = {k: torch.zeros_like(v) for k, v in parameters.items()}
         self.second = {k: torch.zeros_like(v) for k, v in parameters.items()}
 
-    def step(
-        self, parameters: Tensors, gradients: Tensors, lr: Tensor, weight_decay: Tensor, alive
-    ) -> None:
+    def step(self, parameters: Tensors, gradients: Tensors, lr: Tensor, weight_decay: Tensor, alive: Tensor) -> None:
         self.count += 1
         lr = lr * alive
-        broken = not alive.all()  # `torch.where` on every gradient would cost more than Adam itself
-        decays = bool(weight_decay.any())
+        # `torch.where` on every gradient would cost more than Adam itself; but to look at `alive` would stall a GPU.
+        masked = alive.is_cuda or not alive.all()
+        late = math.sqrt(1 - 0.999**self.count)
         for name, parameter in parameters.items():
-            grad = gradients[name]
-            if broken:
-                grad = torch.where(_like(alive, parameter), grad, 0.0)
-            rate, decay = _like(lr, parameter), _like(weight_decay, parameter)
-            first, second = self.first[name], self.second[name]
+            grad = torch.where(_like(alive, parameter), gradients[name], 0.0) if masked else gradients[name]
+            rate, first, second = _like(lr, parameter), self.first[name], self.second[name]
+            if self.decays and self.name == "sgd":
+                grad = grad + _like(weight_decay, parameter) * parameter
+            elif self.decays:
+                parameter.mul_(1 - rate * _like(weight_decay, parameter))
             if self.name == "sgd":
-                if decays:
-                    grad = grad + decay * parameter
-                first.mul_(self.momentum).add_(grad)
-                parameter.sub_(rate * first)
+                parameter.sub_(rate * first.mul_(self.momentum).add_(grad))
                 continue
-            if decays:
-                parameter.mul_(1 - rate * decay)
             first.lerp_(grad, 0.1)
             second.mul_(0.999).addcmul_(grad, grad, value=0.001)
-            scale = second.div(1 - 0.999**self.count).sqrt_().add_(1e-8)
-            parameter.sub_(first.div(scale).mul_(rate / (1 - 0.9**self.count)))
+            # m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8), in few passes over memory.
+            scale = second.sqrt().add_(1e-8 * late)
+            parameter.addcmul_(torch.div(first, scale, out=scale), rate * (-late / (1 - 0.9**self.count)))
 
 
 def _like(values: Tensor, parameter: Tensor) -> Tensor:
@@ -453,22 +825,49 @@ def _like(values: Tensor, parameter: Tensor) -> Tensor:
     return values.view(-1, *[1] * (parameter.ndim - 1))
 
 
-def _make(model: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
+def _answers(skeleton: nn.Module, parameters: Tensors, buffers: Tensors, inputs: Tensor, shared: bool) -> Tensor:
+    """Logits [runs, n, classes] of stacked students; `inputs` are [n, ...], or [runs, n, ...] if not shared."""
+
+    def answer(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
+        output = functional_call(skeleton, (parameters, buffers), (inputs,))
+        return output[0] if isinstance(output, tuple) else output
+
+    with torch.no_grad():
+        device = next(iter(parameters.values())).device
+        return vmap(answer, in_dims=(0, 0, None if shared else 0))(parameters, buffers, inputs.to(device))
+
+
+def _teacher_logits(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits of one module in evaluation mode, without a gradient; its mode is restored."""
+    was_training = module.training
+    with torch.no_grad():
+        output = module.eval()(inputs)
+    module.train(was_training)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _taught(data: Data, teacher: nn.Module | Mapping[int, nn.Module], seeds: list[int]) -> Data:
+    """Data with the teacher's logits: inputs that never change are answered once."""
+    if isinstance(data, Batch) and isinstance(teacher, nn.Module):
+        return data.with_teacher(_teacher_logits(teacher, data.inputs))
+    done: dict[tuple[int, int], Batch] = {}
+    taught = {}
+    for seed in seeds:
+        batch = data if isinstance(data, Batch) else data[seed]
+        module = teacher if isinstance(teacher, nn.Module) else teacher[seed]
+        key = id(batch), id(module)
+        done[key] = done.get(key) or batch.with_teacher(_teacher_logits(module, batch.inputs))
+        taught[seed] = done[key]
+    return taught
+
+
+_making = threading.RLock()  # seeds of new modules and tracing are global; an executor may use threads
+
+
+def _make(model: Model, seed: int) -> nn.Module:
+    with _making, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model()
-
-
-def _check_values(name: str, values: list[float]) -> None:
-    """The rules of the course's settings; a loss cannot look at values inside `vmap`."""
-    rules = {
-        "temperature": ("positive and finite", lambda v: 0 < v < math.inf),
-        "soft_weight": ("between 0 and 1", lambda v: 0 <= v <= 1),
-    }
-    rule, holds = rules.get(name, ("finite", math.isfinite))
-    for run, value in enumerate(values):
-        if not holds(value):
-            raise ValueError(f"train: {name} must be {rule}, got {value!r} (value {run})")
 
 
 @contextmanager
@@ -482,10 +881,184 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _progress(runs: range, chunk: int, shown: bool) -> Iterator[range]:
-    chunks = [runs[i : i + chunk] for i in range(0, len(runs), chunk)]
-    if shown:
-        from tqdm import tqdm
+# -- chunks of runs, sent elsewhere and kept ------------------------------------------------------
 
-        return iter(tqdm(chunks, desc="train", unit="chunk"))
-    return iter(chunks)
+
+def _run(jobs: dict[Any, _Job], folder: "_Folder | None", executor: Executor | None, progress: bool) -> dict[Any, Part]:
+    """Every job once: from the folder if it is there, else trained, here or by the executor."""
+    names = {key: f"{number:04}" for number, key in enumerate(jobs)}
+    parts = {key: part for key in jobs if folder and (part := folder.read(names[key]))}
+    waiting = [key for key in jobs if key not in parts]
+
+    def finish(key: Any, part: Part) -> None:
+        parts[key] = part
+        if folder:
+            folder.write(names[key], part)
+
+    if executor is None:
+        for key in _shown(waiting, len(waiting), progress):
+            finish(key, _train(jobs[key]))
+        return parts
+    futures = {executor.submit(_train_packed, _pickled(jobs[key])): key for key in waiting}
+    failure = None
+    try:
+        for future in _shown(as_completed(futures), len(waiting), progress):
+            # One chunk that fails must not lose the others: they are finished, and kept, before it is reported.
+            try:
+                finish(futures[future], _unpacked(future.result()))
+            except Exception as error:
+                failure = failure or error
+    finally:
+        for future in futures:
+            future.cancel()
+    if failure:
+        raise failure
+    return parts
+
+
+def _shown(items: Iterable, total: int, progress: bool) -> Iterable:
+    if not progress:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, desc="train", unit="chunk", total=total)
+
+
+def _pickled(job: _Job) -> bytes:
+    """By value, if cloudpickle is there: a loss that a notebook defines can be found nowhere else."""
+    try:
+        import cloudpickle
+    except ImportError:
+        try:
+            return pickle.dumps(job)
+        except Exception as error:
+            raise ValueError(
+                "train: with an executor, model, loss, schedules and metrics must be importable, or cloudpickle "
+                f"installed (pip install cloudpickle), got {error}"
+            ) from error
+    return cloudpickle.dumps(job)
+
+
+def _train_packed(job: bytes) -> bytes:
+    return _packed(_train(pickle.loads(job)))
+
+
+def _packed(part: Part) -> bytes:
+    """Tensors and text only, so that reading them can run no code; a checksum before them."""
+    buffer = io.BytesIO()
+    torch.save({name: value for name, value in part.items() if name != "skeleton"}, buffer)
+    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+
+
+def _unpacked(packed: bytes) -> Part:
+    checksum, content = packed[:32], packed[32:]
+    if hashlib.sha256(content).digest() != checksum:
+        raise ValueError("train: a chunk is damaged")
+    return torch.load(io.BytesIO(content), weights_only=True)
+
+
+class _Folder:
+    """Finished chunks of one sweep, a file each, and `sweep.json`, which says whose they are."""
+
+    def __init__(self, path: Path, arguments: Mapping[str, Any]) -> None:
+        self.path = path
+        versions = {"torch": torch.__version__, "python": platform.python_version(), "kdcourse": _version()}
+        sweep = {name: _digest(value) for name, value in arguments.items()} | versions
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            found = json.loads((path / "sweep.json").read_text("utf-8"))
+        except FileNotFoundError:
+            if any(path.glob("*.chunk")):
+                found = {}
+            else:
+                _write_at_once(path / "sweep.json", json.dumps(sweep, indent=1).encode())
+                found = sweep
+        except ValueError:
+            found = {}
+        found = found if isinstance(found, dict) else {}
+        if found != sweep:
+            other = [name for name in sweep if found.get(name) != sweep[name]]
+            raise ValueError(
+                f"train: keep must be a new folder or that of the same sweep, got {path}, where the sweep has another "
+                f"{', '.join(other)}; nothing in it was changed"
+            )
+
+    def read(self, name: str) -> Part | None:
+        try:
+            return _unpacked((self.path / f"{name}.chunk").read_bytes())
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever a damaged file brings about: it is trained again
+            warnings.warn(f"train: {self.path / name}.chunk cannot be read and is trained again: {error}", stacklevel=5)
+            return None
+
+    def write(self, name: str, part: Part) -> None:
+        _write_at_once(self.path / f"{name}.chunk", _packed(part))
+
+
+def _write_at_once(path: Path, content: bytes) -> None:
+    """The whole file or none of it, whenever the machine stops."""
+    unfinished = path.with_suffix(".unfinished")
+    with open(unfinished, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _version() -> str:
+    """The release, and this file: another loop may give other numbers."""
+    try:
+        release = metadata.version("kdcourse")
+    except metadata.PackageNotFoundError:
+        release = "not installed"
+    return f"{release}, {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
+
+
+def _digest(value: Any) -> str:
+    digest = hashlib.sha256()
+    for piece in _pieces(value, set()):
+        digest.update(piece)
+        digest.update(b"|")
+    return digest.hexdigest()[:16]
+
+
+def _pieces(value: Any, seen: set[int]) -> Iterator[bytes]:
+    """What makes an argument what it is: bytes of tensors, code of functions with all that they hold."""
+    yield type(value).__qualname__.encode()
+    if isinstance(value, str | bytes | int | float | complex | bool | None | torch.dtype | torch.device):
+        yield repr(value).encode()
+        return
+    if isinstance(value, Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        return
+    if id(value) in seen:  # a function that calls itself
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        inside = [piece for pair in value.items() for piece in pair]
+    elif isinstance(value, list | tuple | range | set | frozenset):
+        inside = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+    elif isinstance(value, functools.partial):
+        inside = [value.func, value.args, value.keywords]
+    elif isinstance(value, types.CodeType):
+        inside = [value.co_code, value.co_consts, value.co_names, value.co_varnames]
+    elif isinstance(value, types.MethodType):
+        inside = [value.__func__, value.__self__]
+    elif isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        named = [value.__globals__.get(name) for name in value.__code__.co_names]
+        # A function's neighbours in its own file or notebook count; what it imports has a version.
+        near = [one for one in named if getattr(one, "__module__", None) == value.__module__]
+        inside = [value.__code__, value.__defaults__, value.__kwdefaults__, cells, near]
+    elif isinstance(value, type):
+        inside = [value.__module__, [v for v in vars(value).values() if isinstance(v, types.FunctionType)]]
+    elif isinstance(value, nn.Module):
+        inside = [type(value), repr(value), value.state_dict()]
+    elif isinstance(value, types.BuiltinFunctionType | types.ModuleType):
+        inside = [value.__name__]
+    else:
+        inside = [type(value), getattr(value, "__dict__", None) or repr(value)]
+    for piece in inside:
+        yield from _pieces(piece, seen)

@@ -473,7 +473,7 @@ GOOD = {"temperature": 4.0, "soft_weight": 0.9, "steps": 5}
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"engine": "jax"}, "train: engine must be one of vmap, loop, got 'jax'"),
+        ({"engine": "jax"}, "train: engine must be one of vmap, loop, auto, got 'jax'"),
         ({"optimizer": "lion"}, "train: optimizer must be one of adam, sgd, got 'lion'"),
         ({"steps": None}, "train: give either steps or epochs, got steps=None and epochs=None"),
         ({"epochs": 2}, "train: give either steps or epochs, got steps=5 and epochs=2"),
