@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from operator import truediv
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
@@ -51,12 +52,13 @@ def cpu_seconds(run: Callable[[], object]) -> tuple[float, object]:
     return time.process_time() - start, result
 
 
-def row(name: str, ours: float, other: float, compared_with: str, remark: str) -> dict:
+def row(name: str, ours: list[float], other: list[float], compared_with: str, remark: str) -> dict:
     return {
         "name": name,
-        "ratio": round(other / ours, 2),
-        "cpu_seconds": float(f"{ours:.4g}"),
-        "other_cpu_seconds": float(f"{other:.4g}"),
+        # Repeat by repeat: what slows one competitor down slows its neighbour in time as well.
+        "ratio": round(statistics.median(map(truediv, other, ours)), 2),
+        "cpu_seconds": float(f"{statistics.median(ours):.4g}"),
+        "other_cpu_seconds": float(f"{statistics.median(other):.4g}"),
         "compared_with": compared_with,
         "remark": remark,
         "versions": VERSIONS,
@@ -164,7 +166,6 @@ def sweeps() -> list[dict]:
             seconds[name].append(spent * count / SAMPLED)
     if worst > 1.01:
         sys.exit(f"bench: accuracies differ by {worst:.1f} of {images} images, 1 is allowed")
-    ours = statistics.median(seconds["engine"])
     remark = (
         f"{count} students 64-16-10, {len(TEMPERATURES)} temperatures x {len(SEEDS)} seeds, batch "
         f"{BATCH}, {EPOCHS} epochs of {len(data)} digits; the loop is measured on {SAMPLED} "
@@ -174,8 +175,8 @@ def sweeps() -> list[dict]:
     tutorial_text = "the tutorial's loop: DataLoader, teacher (64-256-10) in every step, F.kl_div, Adam"
     cached_text = "the same loop with the teacher's logits cached and rows taken from tensors"
     return [
-        row("sweep_160", ours, statistics.median(seconds["tutorial"]), tutorial_text, remark),
-        row("sweep_160_cached", ours, statistics.median(seconds["cached"]), cached_text, remark),
+        row("sweep_160", seconds["engine"], seconds["tutorial"], tutorial_text, remark),
+        row("sweep_160_cached", seconds["engine"], seconds["cached"], cached_text, remark),
     ]
 
 
@@ -221,8 +222,8 @@ def gradient(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     return torch.autograd.grad(function(z), z)[0]
 
 
-def take_turns(*competitors: Callable[[], object], repeats: int = 15) -> list[float]:
-    """The median CPU seconds of one call of each, from repeats of about 30 ms that alternate."""
+def take_turns(*competitors: Callable[[], object], repeats: int = 15) -> list[list[float]]:
+    """CPU seconds of one call of each, repeat by repeat, from runs of about 30 ms that alternate."""
     once = max(cpu_seconds(competitors[0])[0] for _ in range(2))
     calls = max(1, round(0.03 / max(once, 1e-6)))
     times: list[list[float]] = [[] for _ in competitors]
@@ -230,7 +231,7 @@ def take_turns(*competitors: Callable[[], object], repeats: int = 15) -> list[fl
         for competitor, spent in zip(competitors, times, strict=True):
             total, _ = cpu_seconds(lambda run=competitor: [run() for _ in range(calls)])
             spent.append(total / calls)
-    return [statistics.median(spent) for spent in times]
+    return times
 
 
 def show(table: list[dict]) -> None:

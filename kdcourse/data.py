@@ -54,8 +54,7 @@ class Batch:
         if len(self) and not 0 <= self.targets.min() <= self.targets.max() < classes:
             limit = "not be negative" if classes == math.inf else f"lie in 0 to {classes - 1}"
             raise ValueError(
-                f"Batch: targets must {limit}, got "
-                f"{self.targets.min().item()} to {self.targets.max().item()}"
+                f"Batch: targets must {limit}, got {self.targets.min().item()} to {self.targets.max().item()}"
             )
 
     @classmethod

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from kdcourse.softmax import (
+    as_column,
     check_logits,
     check_temperature,
+    few_first,
     full_precision,
-    as_column,
     tempered_log_softmax,
 )
 
@@ -29,9 +30,7 @@ def hard_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     return -log_q.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
-def soft_loss(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor
-) -> Tensor:
+def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
     """T² KL(p ‖ q) for each example, in nats; p is the teacher's softmax(v/T), q the student's.
 
     Logits are [..., classes] and broadcast; `temperature` is T > 0, a number or a tensor that
@@ -45,14 +44,16 @@ def soft_loss(
     """
     check_logits("soft_loss", student_logits=student_logits, teacher_logits=teacher_logits)
     check_temperature("soft_loss", temperature)
-    teacher, student = full_precision(teacher_logits.detach()), full_precision(student_logits)
+    teacher = few_first(full_precision(teacher_logits.detach()))
+    student = few_first(full_precision(student_logits))
     log_p = tempered_log_softmax(teacher, temperature)
     log_q = tempered_log_softmax(student, temperature)
     # Written plainly, KL has the right gradient but loses the digits of a small value; so the
     # gradient is taken from the plain form (the difference below is 0), the value from the other.
-    plain = (log_p.exp() * (log_p - log_q)).sum(-1)
+    p, d = log_p.exp(), log_p - log_q
+    plain = (p * d).sum(-1)
     gap = (teacher - student.detach()) / as_column(temperature)
-    value = _kl_divergence(log_p.detach(), log_q.detach(), gap.detach())
+    value = _kl_divergence(p.detach(), log_q.detach().exp(), d.detach(), gap.detach())
     return temperature**2 * (value + (plain - plain.detach()))
 
 
@@ -70,15 +71,13 @@ def distillation_loss(
     Source: Hinton, Vinyals and Dean (2015), section 2, arXiv:1503.02531.
     """
     if not isinstance(soft_weight, Tensor) and not 0 <= soft_weight <= 1:
-        raise ValueError(
-            f"distillation_loss: soft_weight must lie between 0 and 1, got {soft_weight!r}"
-        )
+        raise ValueError(f"distillation_loss: soft_weight must lie between 0 and 1, got {soft_weight!r}")
     soft = soft_loss(student_logits, teacher_logits, temperature)
     hard = hard_loss(student_logits, targets)
     return soft_weight * soft + (1 - soft_weight) * hard
 
 
-def _kl_divergence(log_p: Tensor, log_q: Tensor, gap: Tensor) -> Tensor:
+def _kl_divergence(p: Tensor, q: Tensor, d: Tensor, gap: Tensor) -> Tensor:
     """KL(p ‖ q), never negative, to about three digits or better in float32 at any temperature.
 
     `gap` is the difference of the logits that p and q came from.
@@ -86,13 +85,10 @@ def _kl_divergence(log_p: Tensor, log_q: Tensor, gap: Tensor) -> Tensor:
     than its value from T = 1000 on. Two sums of terms that are never negative stand in for it,
     both equal to it.
     """
-    p = log_p.exp()
-
     # Σ p (d + exp(-d) - 1) with d = log p - log q. Below -15, where exp(-d) could overflow, p is
     # next to nothing and the second term, 0 elsewhere, puts back what the clamp takes.
-    d = log_p - log_q
     low = d.clamp(min=-15)
-    far = (p * (d + torch.expm1(-low)) - log_q.exp() * torch.expm1(d - low)).sum(-1)
+    far = (p * (d + torch.expm1(-low)) - q * torch.expm1(d - low)).sum(-1)
 
     # Where all gaps are small, d has lost its digits, but the gap has not. With g the gap centred
     # under p (twice, since p sums to 1 only to rounding), KL = log Σ p exp(-g), whose expansion in

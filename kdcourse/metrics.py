@@ -35,9 +35,7 @@ def brier(logits: Tensor, targets: Tensor) -> Tensor:
     return (probs.square().sum(-1) - 2 * at_label + 1).mean(-1)
 
 
-def reliability_bins(
-    logits: Tensor, targets: Tensor, bins: int = 15
-) -> tuple[Tensor, Tensor, Tensor]:
+def reliability_bins(logits: Tensor, targets: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
     """Mean confidence, accuracy and number of examples in each bin of confidence: [..., bins].
 
     Bin b holds confidences (largest probabilities) in [b/bins, (b+1)/bins), the last one 1 as well.
@@ -82,9 +80,7 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return soft_loss(student_logits, teacher_logits, 1.0).mean(-1)
 
 
-def scores(
-    logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None
-) -> dict[str, Tensor]:
+def scores(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, Tensor]:
     """All metrics by their column name; fidelity (agreement, kl) where there is a teacher."""
     columns = {
         "accuracy": accuracy(logits, targets),

@@ -48,9 +48,7 @@ def use_style() -> None:
             "axes.grid": True,
             "grid.alpha": 0.25,
             "legend.frameon": False,
-            "axes.prop_cycle": cycler(
-                color=[BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK], linestyle=DASHES
-            ),
+            "axes.prop_cycle": cycler(color=[BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK], linestyle=DASHES),
         }
     )
 
@@ -117,9 +115,7 @@ def bars(
     for i, (name, heights) in enumerate(series.items()):
         place = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         colour, hatch = [(BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PINK, "xx")][i % 4]
-        axes.bar(
-            place, heights, width, label=name, color=colour, hatch=hatch, edgecolor=BLACK, lw=0.4
-        )
+        axes.bar(place, heights, width, label=name, color=colour, hatch=hatch, edgecolor=BLACK, lw=0.4)
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(visible=False, axis="x")

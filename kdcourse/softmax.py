@@ -51,9 +51,7 @@ def check_temperature(function: str, temperature: float | Tensor) -> None:
         return
     number = isinstance(temperature, Real) and not isinstance(temperature, bool)
     if not number or not 0 < temperature < math.inf:
-        raise ValueError(
-            f"{function}: temperature must be positive and finite, got {temperature!r}"
-        )
+        raise ValueError(f"{function}: temperature must be positive and finite, got {temperature!r}")
 
 
 def check_logits(function: str, **logits: Tensor) -> None:
@@ -64,20 +62,21 @@ def check_logits(function: str, **logits: Tensor) -> None:
             raise TypeError(f"{function}: {name} must be a floating-point tensor, got {kind}")
         if value.ndim == 0 or value.shape[-1] == 0:
             raise ValueError(
-                f"{function}: {name} must have at least one class on its last axis, "
-                f"got shape {tuple(value.shape)}"
+                f"{function}: {name} must have at least one class on its last axis, got shape {tuple(value.shape)}"
             )
     if len({value.shape[-1] for value in logits.values()}) > 1:
         shapes = " and ".join(f"{name} {tuple(value.shape)}" for name, value in logits.items())
-        raise ValueError(
-            f"{function}: student and teacher must score the same classes (the last axis), "
-            f"got {shapes}"
-        )
+        raise ValueError(f"{function}: student and teacher must score the same classes (the last axis), got {shapes}")
 
 
 def full_precision(logits: Tensor) -> Tensor:
     """float32 for half types, unchanged otherwise."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def few_first(logits: Tensor) -> Tensor:
+    """The same [..., classes], up to 64 classes first in memory."""
+    return logits if logits.shape[-1] > 64 else logits.movedim(-1, 0).contiguous().movedim(0, -1)
 
 
 def as_column(temperature: float | Tensor) -> float | Tensor:
@@ -88,7 +87,7 @@ def as_column(temperature: float | Tensor) -> float | Tensor:
 def _scaled(function: str, logits: Tensor, temperature: float | Tensor) -> Tensor:
     check_logits(function, logits=logits)
     check_temperature(function, temperature)
-    return full_precision(logits) / as_column(temperature)
+    return few_first(full_precision(logits)) / as_column(temperature)
 
 
 def _over_classes(softmax: Callable[[Tensor, int], Tensor], scaled: Tensor) -> Tensor:

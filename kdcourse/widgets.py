@@ -32,9 +32,7 @@ class TemperatureSlider:
 
         `gradient` is that of KL(p ‖ q) for the student's logits, (q - p) / T, before the factor T².
         """
-        teacher, student = torch.tensor(
-            [self.teacher_logits, self.student_logits], dtype=torch.float64
-        )
+        teacher, student = torch.tensor([self.teacher_logits, self.student_logits], dtype=torch.float64)
         p = tempered_softmax(teacher, temperature)
         q = tempered_softmax(student, temperature)
         gradient = (q - p) / temperature
@@ -55,9 +53,7 @@ class TemperatureSlider:
             f'<td style="--p:{p:.4f}">{_number(p)}</td>'
             f'<td style="--p:{q:.4f}">{_number(q)}</td>'
             f"<td>{_number(g)}</td></tr>"
-            for label, p, q, g in zip(
-                self.labels, now["teacher"], now["student"], now["gradient"], strict=True
-            )
+            for label, p, q, g in zip(self.labels, now["teacher"], now["student"], now["gradient"], strict=True)
         )
         low, high = LOG2_RANGE
         data = json.dumps({"teacher": self.teacher_logits, "student": self.student_logits})
@@ -77,9 +73,7 @@ class TemperatureSlider:
         )
 
 
-def temperature_slider(
-    teacher_logits: Tensor, student_logits: Tensor, labels: Sequence[object]
-) -> TemperatureSlider:
+def temperature_slider(teacher_logits: Tensor, student_logits: Tensor, labels: Sequence[object]) -> TemperatureSlider:
     """A table of both softmaxes and the soft loss's gradient, with a slider for T.
 
     Logits are [classes], of one example; `labels` names the classes.

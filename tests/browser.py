@@ -29,9 +29,7 @@ def chromium() -> Iterator[Browser]:
         sandboxes = [False] if os.geteuid() == 0 else [True, False]
         for sandbox in sandboxes:
             try:
-                browser = driver.chromium.launch(
-                    executable_path=executable(), chromium_sandbox=sandbox
-                )
+                browser = driver.chromium.launch(executable_path=executable(), chromium_sandbox=sandbox)
                 break
             except Error:
                 if sandbox is sandboxes[-1]:

@@ -112,9 +112,7 @@ def opened(browser):
     contexts = []
 
     def open_page(path: Path, width: int = 1280, query: str = ""):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="light", offline=True
-        )
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light", offline=True)
         contexts.append(context)
         page = context.new_page()
         page.complaints = []
@@ -142,19 +140,13 @@ def test_page(book, opened, name):
         page = opened(book / f"{name}.html", width)
         formulas = page.locator(".math.notranslate, .math.mathjax_process").count()
         if formulas:
-            page.wait_for_function(
-                "n => document.querySelectorAll('mjx-container').length >= n", arg=formulas
-            )
+            page.wait_for_function("n => document.querySelectorAll('mjx-container').length >= n", arg=formulas)
             assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
-        broken = page.evaluate(
-            "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
-        )
+        broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
         assert not broken
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            page.wait_for_function(
-                "scheme => document.documentElement.dataset.theme === scheme", arg=scheme
-            )
+            page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
             view = f"{name} at {width} in {scheme}"
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, f"{view}: {wide} pixels wide"
@@ -211,9 +203,7 @@ def compare_slider_with_torch(page) -> None:
             "rows => rows.map(r => [...r.querySelectorAll('td')].map(c => c.textContent).join(' '))"
         )
         shown = torch.tensor([numbers(row) for row in cells], dtype=torch.float64)
-        torch.testing.assert_close(
-            shown, torch.stack([p, q, gradient], dim=1), atol=5.1e-4, rtol=0.06
-        )
+        torch.testing.assert_close(shown, torch.stack([p, q, gradient], dim=1), atol=5.1e-4, rtol=0.06)
         status = numbers(" ".join(box.locator("[role=status] b").all_text_contents()))
         expected = [temperature, entropy(p).item(), gradient.norm().item(), scaled.norm().item()]
         assert status == pytest.approx(expected, rel=0.06, abs=5.1e-3)

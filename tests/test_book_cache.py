@@ -31,8 +31,7 @@ FILES = {
         ("import kdcourse.metrics as m", {"metrics.py", "softmax.py"}),
         (
             "from kdcourse.grading.live import check",
-            {"grading/__init__.py", "grading/live.py", "grading/judge.py"}
-            | {"losses.py", "softmax.py"},
+            {"grading/__init__.py", "grading/live.py", "grading/judge.py"} | {"losses.py", "softmax.py"},
         ),
     ],
 )

@@ -68,7 +68,9 @@ def test_the_two_files_of_the_loss_can_be_copied_elsewhere(tmp_path):
     (tmp_path / "kdcourse").mkdir()
     for name in ("losses.py", "softmax.py"):
         shutil.copy(ROOT / "kdcourse" / name, tmp_path / "kdcourse")
-    code = "from kdcourse.losses import soft_loss; import torch; x = torch.zeros(1, 3); assert soft_loss(x, x, 4.0) == 0"
+    code = (
+        "from kdcourse.losses import soft_loss; import torch; x = torch.zeros(1, 3); assert soft_loss(x, x, 4.0) == 0"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
 
 

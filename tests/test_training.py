@@ -424,8 +424,7 @@ def test_a_student_is_an_ordinary_module_with_the_same_answers(model, engine, tm
     students = train(model, data, labels, seeds=range(3), steps=5, engine=engine)
     logits = students.logits(data.inputs)
     assert logits.shape == (3, len(data), 4)
-    for run, expected in enumerate(logits):
-        student = students[run]
+    for student, expected in zip(list(students), logits, strict=True):
         assert isinstance(student, nn.Sequential) and not student.training
         assert_close(student(data.inputs), expected, rtol=1e-5, atol=1e-5)
     # It can be saved, loaded and trained further, without the others noticing.

@@ -73,9 +73,7 @@ class Claims(SphinxDirective):
         claims = yaml.safe_load(file.read_text("utf-8")) or []
         rows = [row for row in claims if chapter in ("all", row.get("chapter"))]
         if not rows:
-            log.warning(
-                "claims.yml has no claim of chapter %s", chapter, location=self.get_location()
-            )
+            log.warning("claims.yml has no claim of chapter %s", chapter, location=self.get_location())
             return []
         listing = nodes.bullet_list(classes=["claims"])
         listing += [self.row(row) for row in rows]

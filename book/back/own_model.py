@@ -12,8 +12,11 @@ def distil(teacher, student, loader, epochs=10, lr=1e-3, temperature=4.0, soft_w
             with torch.no_grad():
                 teacher_logits = teacher(inputs)
             loss = distillation_loss(
-                student(inputs), teacher_logits, targets,
-                temperature=temperature, soft_weight=soft_weight,
+                student(inputs),
+                teacher_logits,
+                targets,
+                temperature=temperature,
+                soft_weight=soft_weight,
             ).mean()
             optimizer.zero_grad()
             loss.backward()

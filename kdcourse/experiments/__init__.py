@@ -43,9 +43,7 @@ def score(students: Students, test: Mapping[int, Batch], **columns: object) -> D
     if test[seeds[0]].teacher_logits is not None:
         teacher = torch.stack([test[seed].teacher_logits for seed in seeds])
     results = metrics.scores(logits, targets, teacher)
-    return students.table.assign(
-        **{name: value.numpy() for name, value in results.items()}, **columns
-    )
+    return students.table.assign(**{name: value.numpy() for name, value in results.items()}, **columns)
 
 
 def compare(
@@ -125,9 +123,7 @@ def few_labels(seeds: range, labels: int = 100, teacher_labels: int = 1000) -> F
     taught = []
     for i in range(3):
         logits = teachers.logits({seed: part[i].inputs for seed, part in parts.items()})
-        taught.append(
-            {seed: parts[seed][i].with_teacher(logits[run]) for run, seed in enumerate(seeds)}
-        )
+        taught.append({seed: parts[seed][i].with_teacher(logits[run]) for run, seed in enumerate(seeds)})
     pool, validation, test = taught
     labelled = {seed: batch[:labels] for seed, batch in pool.items()}
     return FewLabels(labelled, pool, validation, test, teachers)
@@ -138,9 +134,7 @@ def small_student() -> nn.Module:
     return models.mlp(64, 16, 10)
 
 
-def train_student(
-    labelled: Mapping[int, Batch], loss: Callable, *, steps: int = 600, **settings
-) -> Students:
+def train_student(labelled: Mapping[int, Batch], loss: Callable, *, steps: int = 600, **settings) -> Students:
     """The student's training in chapters 01 and 04: Adam 1e-2, cosine to 0, 600 steps of 64."""
     recipe = {"lr": 1e-2, "lr_schedule": schedules.cosine(1, 0, steps), "steps": steps}
     return training.train(small_student, labelled, loss, **(recipe | settings))

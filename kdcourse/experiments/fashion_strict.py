@@ -108,7 +108,7 @@ def compute(
 STUDY = Study(
     name="fashion_strict",
     question="Does a teacher that has seen only the student's own images help more than weight decay?",
-    page="05_choosing_the_temperature",
+    page="back/results",
     scales=SCALES,
     key=("images", "arm", "strength", "lr"),
     judged=("accuracy", "nll"),

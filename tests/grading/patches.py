@@ -3,6 +3,8 @@
 question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
+from grading import ch07, ch08
+
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "01.6": {
         "what_is_left": [("(distilled - alone)", "(teacher - distilled)")],
@@ -128,3 +130,5 @@ PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "no_T2": [(' * temperature**2', "")],
     },
 }  # fmt: skip
+PATCHES |= ch07.PATCHES
+PATCHES |= ch08.PATCHES
