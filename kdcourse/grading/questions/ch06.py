@@ -1,4 +1,4 @@
-"""Exercise 06, schedules: a geometric schedule, a plateau rule, the rule of a tenth mended, the slope of a learned T."""
+"""Exercise 06, schedules: a geometric schedule, a plateau rule, a tenth mended, the slope of a learned T."""
 
 import math
 
@@ -35,21 +35,24 @@ def _plateau_probes(generator: Generator) -> list[Probe]:
     rule = {"start": 8.0, "factor": 0.5, "patience": 2, "band": 0.05, "floor": 1.0}
     falls = tensor([1.0, 0.9, 0.9, 0.9, 0.9, 0.7, 0.7, 0.7])
     creeps = tensor([1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.70, 0.67])
-    still = tensor([0.5] * 14)
+    still = tensor([0.5] * 24)
     swings = tensor([1.0, 0.6, 0.9, 0.7, 0.9, 0.62, 0.8, 0.3, 0.5, 0.4, 0.35, 0.34, 0.9, 0.2])
     probes = [
         Probe({"losses": falls, **rule}),
         Probe({"losses": creeps, **rule, "patience": 3}),
+        Probe({"losses": 2 - creeps, **rule, "patience": 3}),
         Probe({"losses": still, **rule, "patience": 3}),
         Probe({"losses": swings, **rule}),
     ]
-    for length, factor, patience, band, floor in ((30, 0.8, 2, 0.1, 0.7), (40, 0.7, 3, 0.02, 0.3), (25, 0.6, 4, 0.2, 2.5)):
+    settings = ((30, 0.8, 2, 0.1, 0.7), (40, 0.7, 3, 0.02, 0.3), (25, 0.6, 4, 0.2, 2.5))
+    for length, factor, patience, band, floor in settings:
         noise = 0.15 * randn(length, generator=generator) + 2 * 0.93 ** tensor(range(length)).float()
         rule = {"start": 6.0, "factor": factor, "patience": patience, "band": band, "floor": floor}
         probes.append(Probe({"losses": noise, **rule}))
     # losses that rise again, and long waits with single gains in between
     waves = tensor([1.0, 1.1, 0.8, 0.9, 1.0, 0.6, 0.7, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.3, 0.31, 0.29, 0.28, 0.27])
-    return [*probes, Probe({"losses": waves, "start": 9.0, "factor": 0.9, "patience": 3, "band": 0.03, "floor": 6.0})]
+    rule = {"start": 9.0, "factor": 0.9, "patience": 3, "band": 0.03, "floor": 6.0}
+    return [*probes, *(Probe({"losses": losses, **rule}) for losses in (waves, 1.5 - waves))]
 
 
 def _plateau(
@@ -78,7 +81,8 @@ def _plateau(
 
 def _tenth_probes(generator: Generator) -> list[Probe]:
     probes = []
-    for steps, batch, classes, per_epoch, floor in ((6, 4, 3, 2, 0.5), (7, 3, 5, 3, 2.0), (5, 2, 6, 2, 0.3), (8, 3, 4, 3, 4.0)):
+    settings = ((2, 2, 3, 2, 4.0), (6, 4, 3, 2, 0.5), (3, 3, 4, 2, 4.0), (7, 3, 5, 3, 2.0), (5, 2, 6, 2, 0.3))
+    for steps, batch, classes, per_epoch, floor in settings:
         probes.append(
             Probe(
                 {
