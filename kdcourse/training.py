@@ -488,9 +488,12 @@ class _Batches:
     """The batch of each run at each step: rows of a pool, perhaps seen anew and answered by a teacher."""
 
     def __init__(self, job: _Job) -> None:
-        self.augment, self.seeds, self.device = job.augment, job.settings.seeds, torch.device(job.device)
+        self.augment, self.device = job.augment, torch.device(job.device)
+        seeds = job.settings.seeds
+        self.seeds = list(dict.fromkeys(seeds))  # each once
+        self.place = torch.tensor([self.seeds.index(seed) for seed in seeds], device=self.device)  # [runs]
         self.sizes = [size for _, size in job.streams]
-        self.pools, self.rows = [], []  # rows: [steps, runs, batch]
+        self.pools, self.rows = [], []  # rows: [steps, seeds, batch]
         for data, size in job.streams:
             sets = {seed: data if isinstance(data, Batch) else data[seed] for seed in self.seeds}
             # The same object is stored once: seeds that share data share memory.
@@ -508,29 +511,35 @@ class _Batches:
             copies = {id(one): copy.deepcopy(one).to(self.device).eval() for one in teachers.values()}
             self.teacher = {seed: copies[id(one)] for seed, one in teachers.items()}
 
-    def at(self, step: int, runs: slice = slice(None)) -> list[Tensors]:
-        """For each stream its fields, [runs, batch, ...]."""
-        if self.augment is None:
-            pairs = zip(self.pools, self.rows, strict=True)
-            return [self._take(pool, rows[step, runs]) for pool, rows in pairs]
-        # Runs of one seed share the view, so it is made once for each seed.
-        seeds = self.seeds[runs]
-        first = {seed: self.seeds.index(seed) for seed in seeds}
-        place = torch.tensor([list(first).index(seed) for seed in seeds], device=self.device)
+    def at(self, step: int, run: int | None = None) -> list[Tensors]:
+        """For each stream its fields, [runs, batch, ...]; `run` picks one run.
+
+        Runs of one seed share a batch, so it is taken, and seen anew, once for each seed.
+        """
+        if run is None:
+            seeds, which = self.seeds, slice(None)
+        else:
+            which = self.place[run : run + 1]
+            seeds = [self.seeds[which.item()]]
         drawn = []
         for number, (pool, rows) in enumerate(zip(self.pools, self.rows, strict=True)):
-            part = self._take(pool, rows[step, list(first.values())])
-            views = []
-            for seed, inputs in zip(first, part["inputs"], strict=True):
-                # A view depends on seed, stream and step alone, so a run sees the same in any company.
-                key = hashlib.sha256(f"{seed} {number} {step}".encode()).digest()
-                generator = torch.Generator(self.device).manual_seed(int.from_bytes(key[:6], "big"))
-                views.append(self.augment(inputs, generator))
-            part["inputs"] = torch.stack(views)
-            if self.teacher is not None:
-                answers = [_teacher_logits(self.teacher[seed], view) for seed, view in zip(first, views, strict=True)]
-                part["teacher_logits"] = torch.stack(answers)
-            drawn.append({name: value.index_select(0, place) for name, value in part.items()})
+            part = self._take(pool, rows[step, which])
+            if self.augment is not None:
+                views = []
+                for seed, inputs in zip(seeds, part["inputs"], strict=True):
+                    # A view depends on seed, stream and step alone, so a run sees the same in any company.
+                    key = hashlib.sha256(f"{seed} {number} {step}".encode()).digest()
+                    generator = torch.Generator(self.device).manual_seed(int.from_bytes(key[:6], "big"))
+                    views.append(self.augment(inputs, generator))
+                part["inputs"] = torch.stack(views)
+                if self.teacher is not None:
+                    answers = [
+                        _teacher_logits(self.teacher[seed], view) for seed, view in zip(seeds, views, strict=True)
+                    ]
+                    part["teacher_logits"] = torch.stack(answers)
+            if run is None and len(self.place) > len(seeds):
+                part = {name: value.index_select(0, self.place) for name, value in part.items()}
+            drawn.append(part)
         return drawn
 
     @staticmethod
@@ -704,7 +713,7 @@ def _train_loop(job: _Job, clock: list[float] | None = None) -> Part:
                 clock.append(_now(device))
             hyper = {name: value[0] for name, value in notes.settings(step).items()}
             lr, weight_decay = float(hyper.pop("lr")) * job.rates[step], float(hyper.pop("weight_decay"))
-            drawn = [{k: v[0] for k, v in part.items()} for part in batches.at(step, slice(run, run + 1))]
+            drawn = [{k: v[0] for k, v in part.items()} for part in batches.at(step, run)]
             before = copy.deepcopy(module.state_dict())
             value = _mean_loss(module, job.loss, drawn, batches.sizes, hyper)
             torch_optimizer.zero_grad()
@@ -769,7 +778,7 @@ def _mean_loss(network, loss: Loss, drawn: list[Tensors], sizes: list[int], hype
     missing = [name for name, parts in fields.items() if any(part is None for part in parts)]
     if missing:
         raise ValueError(f"train: data and transfer must both have {', '.join(missing)}, or none")
-    merged = {name: torch.cat(parts) for name, parts in fields.items()}
+    merged = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in fields.items()}
     if len(sizes) > 1:
         merged["labelled"] = torch.arange(sum(sizes), device=merged["inputs"].device) < sizes[0]
     output = network(merged["inputs"])
