@@ -1,14 +1,18 @@
 """What the engine and the losses cost, beside the code that everybody writes.
 
 One thread, CPU time, medians of repeats in which the competitors take turns: numbers hold on a
-machine that is busy with something else. Prints a table and writes benchmarks/latest.json, a list
+machine that is busy with something else. Prints two tables and writes benchmarks/latest.json, a list
 of rows: `name`, `ratio` (how many times the other takes as long), `cpu_seconds` (ours),
-`other_cpu_seconds`, `compared_with`, `remark`, `versions`.
+`other_cpu_seconds`, `compared_with`, `remark`, `versions`. The rows `runs N` compare N students in a
+process of their own with a step that does its matrix products alone, at the machine's peak; they have
+`peak_megabytes`, what training added to the process, and `milliseconds_per_run` besides.
 """
 
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -25,13 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdcourse.data import Batch, digits, split
 from kdcourse.losses import distillation_loss, hard_loss
 from kdcourse.metrics import accuracy
-from kdcourse.models import mlp
+from kdcourse.models import convnet, count_parameters, mlp
 from kdcourse.softmax import tempered_softmax
-from kdcourse.training import grid, order, train
+from kdcourse.training import Model, grid, order, train
 
 torch.set_num_threads(1)
 SEEDS, TEMPERATURES = range(10), [float(2 ** (k / 3)) for k in range(16)]  # 1 to 32
@@ -56,7 +61,7 @@ def row(name: str, ours: list[float], other: list[float], compared_with: str, re
     return {
         "name": name,
         # Repeat by repeat: what slows one competitor down slows its neighbour in time as well.
-        "ratio": round(statistics.median(map(truediv, other, ours)), 2),
+        "ratio": float(f"{statistics.median(map(truediv, other, ours)):.3g}"),
         "cpu_seconds": float(f"{statistics.median(ours):.4g}"),
         "other_cpu_seconds": float(f"{statistics.median(other):.4g}"),
         "compared_with": compared_with,
@@ -68,8 +73,8 @@ def row(name: str, ours: list[float], other: list[float], compared_with: str, re
 # -- 160 students ---------------------------------------------------------------------------------
 
 
-def student() -> nn.Module:
-    return mlp(64, 16, 10)
+student = partial(mlp, 64, 16, 10)
+small_convnet = partial(convnet, channels=1, size=8, width=8)
 
 
 def distil(logits: Tensor, batch: Batch, temperature: Tensor, soft_weight: Tensor) -> Tensor:
@@ -89,18 +94,16 @@ def kd_loss(logits: Tensor, teacher: Tensor, targets: Tensor, temperature: float
     return SOFT_WEIGHT * temperature**2 * soft + (1 - SOFT_WEIGHT) * hard
 
 
-def engine(data: Batch, teacher: nn.Module, test: Batch, runs: dict) -> Tensor:
+def engine(model: Model, data: Batch, teacher: nn.Module, test: Batch, runs: dict) -> Tensor:
     """Logits [runs, n, classes] of all students; the teacher answers once."""
-    with torch.inference_mode():
-        taught = data.with_teacher(teacher(data.inputs))
     settings = {"lr": LR, "epochs": EPOCHS, "batch": BATCH, "soft_weight": SOFT_WEIGHT}
-    return train(student, taught, distil, **runs, **settings).logits(test.inputs)
+    return train(model, data, distil, teacher=teacher, **runs, **settings).logits(test.inputs)
 
 
-def tutorial(data: Batch, teacher: nn.Module, test: Batch, seed: int, temperature: float) -> Tensor:
+def tutorial(make: Model, data: Batch, teacher: nn.Module, test: Batch, seed: int, temperature: float) -> Tensor:
     """Logits [n, classes] of one student: DataLoader, and the teacher in every step."""
     torch.manual_seed(seed)
-    model = student()
+    model = make()
     adam = torch.optim.Adam(model.parameters(), lr=LR)
     # The rows of the engine instead of shuffle=True, so that the answers can be compared.
     loader = DataLoader(TensorDataset(data.inputs, data.targets), batch_sampler=rows(data, seed))
@@ -112,14 +115,14 @@ def tutorial(data: Batch, teacher: nn.Module, test: Batch, seed: int, temperatur
         loss.backward()
         adam.step()
     with torch.inference_mode():
-        return model(test.inputs)
+        return model.eval()(test.inputs)
 
 
-def cached(data: Batch, teacher: nn.Module, test: Batch, seed: int, temperature: float) -> Tensor:
+def cached(make: Model, data: Batch, teacher: nn.Module, test: Batch, seed: int, temperature: float) -> Tensor:
     """The same with what a careful programmer changes first: the teacher answers once, and rows are
     taken from tensors."""
     torch.manual_seed(seed)
-    model = student()
+    model = make()
     adam = torch.optim.Adam(model.parameters(), lr=LR)
     with torch.inference_mode():
         answers = teacher(data.inputs)
@@ -130,7 +133,7 @@ def cached(data: Batch, teacher: nn.Module, test: Batch, seed: int, temperature:
         loss.backward()
         adam.step()
     with torch.inference_mode():
-        return model(test.inputs)
+        return model.eval()(test.inputs)
 
 
 def rows(data: Batch, seed: int) -> list[list[int]]:
@@ -138,46 +141,116 @@ def rows(data: Batch, seed: int) -> list[list[int]]:
     return order(len(data), BATCH, steps, seed).tolist()
 
 
-def make_teacher(data: Batch) -> nn.Module:
+def a_task() -> tuple[Batch, nn.Module, Batch]:
+    """Training digits, a teacher of 256 hidden units, test digits."""
+    data, test = split(digits(), [1000, 797], seed=0)
     labels = lambda logits, batch: hard_loss(logits, batch.targets)  # noqa: E731
-    return train(lambda: mlp(64, 256, 10), data, labels, epochs=30, engine="loop")[0]
+    return data, train(lambda: mlp(64, 256, 10), data, labels, epochs=30, engine="loop")[0], test
+
+
+def images(data: Batch, teacher: nn.Module) -> tuple[Batch, nn.Module]:
+    """The same as images, [n, 1, 8, 8]."""
+    return Batch(data.inputs.unflatten(1, (1, 8, 8)), data.targets), nn.Sequential(nn.Flatten(), teacher)
 
 
 def sweeps() -> list[dict]:
-    data, test = split(digits(), [1000, 797], seed=0)
-    teacher = make_teacher(data)
-    runs = grid(temperature=TEMPERATURES, seeds=SEEDS)
-    count, images = len(runs["seeds"]), len(test)
-    engine(data, teacher, test, grid(temperature=[1.0], seeds=[0]))  # first call: imports
-    seconds: dict[str, list[float]] = {"engine": [], "tutorial": [], "cached": []}
+    data, teacher, test = a_task()
+    pictures, seeing = images(data, teacher)
+    wide, narrow = grid(temperature=TEMPERATURES, seeds=SEEDS), grid(temperature=TEMPERATURES[::4], seeds=SEEDS)
+    flat = data, teacher, test
+    seen = pictures, seeing, images(test, teacher)[0]
+    tutorial_text = "the tutorial's loop: DataLoader, teacher (64-256-10) in every step, F.kl_div, Adam"
+    cached_text = "the same loop with the teacher's logits cached and rows taken from tensors"
+    return [
+        *sweep("sweep_160", student, flat, wide, {"": (tutorial, tutorial_text), "_cached": (cached, cached_text)}),
+        *sweep("convnet_40", small_convnet, seen, narrow, {"": (tutorial, tutorial_text)}),
+    ]
+
+
+def sweep(name: str, model: Model, task: tuple, runs: dict, loops: dict) -> list[dict]:
+    """The engine beside each of the loops, which train some of the students in each repeat."""
+    count, test = len(runs["seeds"]), task[2]
+    engine(model, *task, grid(temperature=[1.0], seeds=[0]))  # first call: imports
+    ours: list[float] = []
+    others: dict[str, list[float]] = {suffix: [] for suffix in loops}
     worst = 0.0
     for repeat in range(REPEATS):
-        spent, together = cpu_seconds(lambda: engine(data, teacher, test, runs))
-        seconds["engine"].append(spent)
-        for name, loop in (("tutorial", tutorial), ("cached", cached)):
+        spent, together = cpu_seconds(lambda: engine(model, *task, runs))
+        ours.append(spent)
+        for suffix, (loop, _) in loops.items():
             spent = 0.0
             # Other students in each repeat, spread over seeds and temperatures.
             for run in range(repeat, count, -(-count // SAMPLED)):
                 settings = (runs["seeds"][run], runs["temperature"][run])
-                one, logits = cpu_seconds(lambda s=settings, f=loop: f(data, teacher, test, *s))
+                one, logits = cpu_seconds(lambda s=settings, f=loop: f(model, *task, *s))
                 spent += one
                 gap = accuracy(logits, test.targets) - accuracy(together[run], test.targets)
-                worst = max(worst, abs(gap.item()) * images)
-            seconds[name].append(spent * count / SAMPLED)
+                worst = max(worst, abs(gap.item()) * len(test))
+            others[suffix].append(spent * count / SAMPLED)
     if worst > 1.01:
-        sys.exit(f"bench: accuracies differ by {worst:.1f} of {images} images, 1 is allowed")
+        sys.exit(f"bench: {name}: accuracies differ by {worst:.1f} of {len(test)} images, 1 is allowed")
     remark = (
-        f"{count} students 64-16-10, {len(TEMPERATURES)} temperatures x {len(SEEDS)} seeds, batch "
-        f"{BATCH}, {EPOCHS} epochs of {len(data)} digits; the loop is measured on {SAMPLED} "
-        f"students in each of {REPEATS} repeats and scaled to {count}; accuracies differ by at most "
-        f"{worst:.0f} of {images} test images"
+        f"{count} students of {count_parameters(model())} parameters, {count // len(SEEDS)} temperatures x "
+        f"{len(SEEDS)} seeds, batch {BATCH}, {EPOCHS} epochs of {len(task[0])} digits; the loop is measured on "
+        f"{SAMPLED} students in each of {REPEATS} repeats and scaled to {count}; accuracies differ by at most "
+        f"{worst:.0f} of {len(test)} test images"
     )
-    tutorial_text = "the tutorial's loop: DataLoader, teacher (64-256-10) in every step, F.kl_div, Adam"
-    cached_text = "the same loop with the teacher's logits cached and rows taken from tensors"
-    return [
-        row("sweep_160", seconds["engine"], seconds["tutorial"], tutorial_text, remark),
-        row("sweep_160_cached", seconds["engine"], seconds["cached"], cached_text, remark),
-    ]
+    return [row(name + suffix, ours, others[suffix], text, remark) for suffix, (_, text) in loops.items()]
+
+
+# -- from 1 to 640 students -----------------------------------------------------------------------
+
+
+def growth() -> list[dict]:
+    """Each number of students in two processes of its own, so that memory and the first call's cost are its own."""
+    task = a_task()
+    flops, peak = matrix_flops(task[0]), peak_flops()
+    table = []
+    for count in (1, 10, 40, 160, 640):
+        seconds, megabytes = zip(*(in_new_process(train_alone, count, task) for _ in range(2)), strict=True)
+        products = [count * flops / peak] * len(seconds)
+        table.append(
+            row(f"runs {count}", seconds, products, f"its matrix products alone at {peak / 1e9:.0f} GFLOP/s", GROWTH)
+            | {
+                "peak_megabytes": round(max(megabytes)),
+                "milliseconds_per_run": float(f"{1e3 * statistics.median(seconds) / count:.4g}"),
+            }
+        )
+    return table
+
+
+GROWTH = (
+    "sweep_160 with other numbers of students, each in a process of its own; ratio 1 would be a step of nothing but "
+    "matrix products at the peak of this machine, measured on matrices of 1024 x 1024"
+)
+
+
+def in_new_process(function: Callable, *arguments: object) -> object:
+    with multiprocessing.get_context("forkserver").Pool(1) as alone:
+        return alone.apply(function, arguments)
+
+
+def train_alone(count: int, task: tuple) -> tuple[float, float]:
+    """CPU seconds of `count` students, the first call of a process, and the megabytes that they added at the peak."""
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seeds = [seed % len(SEEDS) for seed in range(count)]
+    runs = {"temperature": [TEMPERATURES[i // len(SEEDS) % len(TEMPERATURES)] for i in range(count)], "seeds": seeds}
+    seconds, _ = cpu_seconds(lambda: engine(student, *task, runs))
+    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def matrix_flops(data: Batch) -> float:
+    """Floating-point operations of the matrix products in one student's training."""
+    with FlopCounterMode(display=False) as counter:
+        student()(data.inputs[:BATCH]).sum().backward()
+    return counter.get_total_flops() * len(rows(data, seed=0))
+
+
+def peak_flops(size: int = 1024) -> float:
+    """The best that this machine's matrix product reaches on one thread, operations a second."""
+    matrix = torch.randn(size, size)
+    return 2 * size**3 / min(cpu_seconds(lambda: matrix @ matrix)[0] for _ in range(20))
 
 
 # -- the functions --------------------------------------------------------------------------------
@@ -234,19 +307,25 @@ def take_turns(*competitors: Callable[[], object], repeats: int = 15) -> list[li
     return times
 
 
-def show(table: list[dict]) -> None:
+def show(table: list[dict], growing: list[dict]) -> None:
     print(f"\n{'':36}{'ratio':>7}{'ours':>11}{'other':>11}   CPU seconds, one thread")
     for one in table:
         print(
             f"{one['name']:<36}{one['ratio']:>6.1f}x{one['cpu_seconds']:>11.3g}"
             f"{one['other_cpu_seconds']:>11.3g}   {one['compared_with']}"
         )
+    print(f"\n{'students':>8}{'CPU seconds':>14}{'ms a run':>11}{'MB more':>10}{'of the peak':>13}")
+    for one in growing:
+        print(
+            f"{one['name'].split()[1]:>8}{one['cpu_seconds']:>14.3g}{one['milliseconds_per_run']:>11.3g}"
+            f"{one['peak_megabytes']:>10.0f}{one['ratio']:>12.1%}   {one['compared_with']}"
+        )
     print(f"\n{table[0]['remark']}\n{', '.join(f'{k} {v}' for k, v in VERSIONS.items())}")
 
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    rows_of_table = sweeps() + functions()
-    show(rows_of_table)
-    LATEST.write_text(json.dumps(rows_of_table, indent=2, ensure_ascii=False) + "\n")
+    compared, growing = sweeps() + functions(), growth()
+    show(compared, growing)
+    LATEST.write_text(json.dumps(compared + growing, indent=2, ensure_ascii=False) + "\n")
     print(f"written: {LATEST}")

@@ -87,7 +87,9 @@ def as_column(temperature: float | Tensor) -> float | Tensor:
 def _scaled(function: str, logits: Tensor, temperature: float | Tensor) -> Tensor:
     check_logits(function, logits=logits)
     check_temperature(function, temperature)
-    return few_first(full_precision(logits)) / as_column(temperature)
+    logits = few_first(full_precision(logits))
+    # A pass over all logits that changes none of them is worth leaving out.
+    return logits / as_column(temperature) if isinstance(temperature, Tensor) or temperature != 1 else logits
 
 
 def _over_classes(softmax: Callable[[Tensor, int], Tensor], scaled: Tensor) -> Tensor:

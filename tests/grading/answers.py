@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from grading import ch06, ch07, ch08
+from grading import ch05, ch06, ch07, ch08
 
 from kdcourse.grading.judge import Verdict, drawn, judge
 from kdcourse.grading.make import make
@@ -177,6 +177,7 @@ UNUSUAL: dict[str, list[Callable[..., Any]]] = {
     "04.5": [_converge_closed_form, _converge_cross_entropy, _converge_numpy],
     "04.6": [_train_detach, _train_frozen, _train_teacher_first],
 }  # fmt: skip
+UNUSUAL |= ch05.UNUSUAL
 UNUSUAL |= ch06.UNUSUAL
 UNUSUAL |= ch07.UNUSUAL
 UNUSUAL |= ch08.UNUSUAL

@@ -3,7 +3,7 @@
 question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
-from grading import ch06, ch07, ch08
+from grading import ch05, ch06, ch07, ch08
 
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "01.6": {
@@ -130,6 +130,7 @@ PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "no_T2": [(' * temperature**2', "")],
     },
 }  # fmt: skip
+PATCHES |= ch05.PATCHES
 PATCHES |= ch06.PATCHES
 PATCHES |= ch07.PATCHES
 PATCHES |= ch08.PATCHES

@@ -362,7 +362,7 @@ QUESTIONS: list[Question] = [
         {
             "a": "That is a habit for good teachers. With this one, 0.9 pulls the student down to the teacher's level.",
             "b": "Half the weight on a source that is wrong more often than your labels costs; they need no help.",
-            "c": "Nobody contradicts right labels usefully. Each step towards this teacher is a step down.",
+            "c": "The labels alone lead further than this teacher does. Each step towards it is a step down.",
             "d": "It can: labels alone are ahead of this teacher.",
         },
     ),

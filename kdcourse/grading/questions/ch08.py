@@ -471,7 +471,7 @@ QUESTIONS: list[Question] = [
             "a": "For high T, T² KL is the squared error of the centred maps, divided by twice the number of places.",
             "b": "That is the limit T → 0: one place has all the probability.",
             "c": "T² keeps it from vanishing: the divergence falls like 1/T².",
-            "d": "A divergence has no sign to lose, and T² KL stays finite.",
+            "d": "The divergence falls as fast as T² grows, so T² KL stays finite.",
         },
     ),
     Choice(
