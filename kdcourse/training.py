@@ -4,28 +4,22 @@
 `engine="vmap"` takes the same steps for all students at once: a step is one computation over stacked parameters,
 written down once and replayed. Both give the same numbers, to rounding. The loop knows no method: what is trained is
 the loss's business. In this order: `train` and what it returns; the settings, batches and notes of some runs; the two
-engines; how chunks of runs are sent elsewhere and kept.
+engines. Runs are trained in chunks, which `chunks` sends elsewhere and keeps.
 """
 
 import copy
 import functools
 import hashlib
-import io
 import itertools
-import json
 import math
 import os
-import pickle
-import platform
 import threading
 import time
-import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +29,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from kdcourse.chunks import Folder, Part, train_each
 from kdcourse.data import Batch
 
 if TYPE_CHECKING:
@@ -45,7 +40,6 @@ Loss = Callable[..., Tensor]
 Data = Batch | Mapping[int, Batch]
 Axis = Any  # a number, a schedule or a rule for all runs; a list with one of these for each; a tensor [steps, runs]
 Tensors = dict[str, Tensor]
-Part = dict[str, Any]  # what a chunk of runs comes back as: dicts of tensors on the CPU
 
 
 def train(
@@ -173,8 +167,8 @@ def train(
         for name, runs in groups.items()
         for i in range(0, len(runs), chunk)
     }
-    folder = None if keep is None else _Folder(Path(keep), vars(job) | {"model": networks, "chunk": chunk})
-    parts = _run(jobs, folder, executor, progress)
+    folder = None if keep is None else Folder(Path(keep), vars(job) | {"model": networks, "chunk": chunk})
+    parts = train_each(_train, jobs, folder, executor, progress)
     return Students(
         [
             _Group(runs, networks[name], [parts[key] for key in jobs if key[0] == name], job.device)
@@ -904,186 +898,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-# -- chunks of runs, sent elsewhere and kept ------------------------------------------------------
-
-
-def _run(jobs: dict[Any, _Job], folder: "_Folder | None", executor: Executor | None, progress: bool) -> dict[Any, Part]:
-    """Every job once: from the folder if it is there, else trained, here or by the executor."""
-    names = {key: f"{number:04}" for number, key in enumerate(jobs)}
-    parts = {key: part for key in jobs if folder and (part := folder.read(names[key]))}
-    waiting = [key for key in jobs if key not in parts]
-
-    def finish(key: Any, part: Part) -> None:
-        parts[key] = part
-        if folder:
-            folder.write(names[key], part)
-
-    if executor is None:
-        for key in _shown(waiting, len(waiting), progress):
-            finish(key, _train(jobs[key]))
-        return parts
-    futures = {executor.submit(_train_packed, _pickled(jobs[key])): key for key in waiting}
-    failure = None
-    try:
-        for future in _shown(as_completed(futures), len(waiting), progress):
-            # One chunk that fails must not lose the others: they are finished, and kept, before it is reported.
-            try:
-                finish(futures[future], _unpacked(future.result()))
-            except Exception as error:
-                failure = failure or error
-    finally:
-        for future in futures:
-            future.cancel()
-    if failure:
-        raise failure
-    return parts
-
-
-def _shown(items: Iterable, total: int, progress: bool) -> Iterable:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, desc="train", unit="chunk", total=total)
-
-
-def _pickled(job: _Job) -> bytes:
-    """By value, if cloudpickle is there: a loss that a notebook defines can be found nowhere else."""
-    try:
-        import cloudpickle
-    except ImportError:
-        try:
-            return pickle.dumps(job)
-        except Exception as error:
-            raise ValueError(
-                "train: with an executor, model, loss, schedules and metrics must be importable, or cloudpickle "
-                f"installed (pip install cloudpickle), got {error}"
-            ) from error
-    return cloudpickle.dumps(job)
-
-
-def _train_packed(job: bytes) -> bytes:
-    return _packed(_train(pickle.loads(job)))
-
-
-def _packed(part: Part) -> bytes:
-    """Tensors and text only, so that reading them can run no code; a checksum before them."""
-    buffer = io.BytesIO()
-    torch.save({name: value for name, value in part.items() if name != "skeleton"}, buffer)
-    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
-
-
-def _unpacked(packed: bytes) -> Part:
-    checksum, content = packed[:32], packed[32:]
-    if hashlib.sha256(content).digest() != checksum:
-        raise ValueError("train: a chunk is damaged")
-    return torch.load(io.BytesIO(content), weights_only=True)
-
-
-class _Folder:
-    """Finished chunks of one sweep, a file each, and `sweep.json`, which says whose they are."""
-
-    def __init__(self, path: Path, arguments: Mapping[str, Any]) -> None:
-        self.path = path
-        versions = {"torch": torch.__version__, "python": platform.python_version(), "kdcourse": _version()}
-        sweep = {name: _digest(value) for name, value in arguments.items()} | versions
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            found = json.loads((path / "sweep.json").read_text("utf-8"))
-        except FileNotFoundError:
-            if any(path.glob("*.chunk")):
-                found = {}
-            else:
-                _write_at_once(path / "sweep.json", json.dumps(sweep, indent=1).encode())
-                found = sweep
-        except ValueError:
-            found = {}
-        found = found if isinstance(found, dict) else {}
-        if found != sweep:
-            other = [name for name in sweep if found.get(name) != sweep[name]]
-            raise ValueError(
-                f"train: keep must be a new folder or that of the same sweep, got {path}, where the sweep has another "
-                f"{', '.join(other)}; nothing in it was changed"
-            )
-
-    def read(self, name: str) -> Part | None:
-        try:
-            return _unpacked((self.path / f"{name}.chunk").read_bytes())
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # whatever a damaged file brings about: it is trained again
-            warnings.warn(f"train: {self.path / name}.chunk cannot be read and is trained again: {error}", stacklevel=5)
-            return None
-
-    def write(self, name: str, part: Part) -> None:
-        _write_at_once(self.path / f"{name}.chunk", _packed(part))
-
-
-def _write_at_once(path: Path, content: bytes) -> None:
-    """The whole file or none of it, whenever the machine stops."""
-    unfinished = path.with_suffix(".unfinished")
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def _version() -> str:
-    """The release, and this file: another loop may give other numbers."""
-    try:
-        release = metadata.version("kdcourse")
-    except metadata.PackageNotFoundError:
-        release = "not installed"
-    return f"{release}, {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
-
-
-def _digest(value: Any) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(value, set()):
-        digest.update(piece)
-        digest.update(b"|")
-    return digest.hexdigest()[:16]
-
-
-def _pieces(value: Any, seen: set[int]) -> Iterator[bytes]:
-    """What makes an argument what it is: bytes of tensors, code of functions with all that they hold."""
-    yield type(value).__qualname__.encode()
-    if isinstance(value, str | bytes | int | float | complex | bool | None | torch.dtype | torch.device):
-        yield repr(value).encode()
-        return
-    if isinstance(value, Tensor):
-        yield f"{value.dtype} {tuple(value.shape)}".encode()
-        yield value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        return
-    if id(value) in seen:  # a function that calls itself
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        inside = [piece for pair in value.items() for piece in pair]
-    elif isinstance(value, list | tuple | range | set | frozenset):
-        inside = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-    elif isinstance(value, functools.partial):
-        inside = [value.func, value.args, value.keywords]
-    elif isinstance(value, types.CodeType):
-        inside = [value.co_code, value.co_consts, value.co_names, value.co_varnames]
-    elif isinstance(value, types.MethodType):
-        inside = [value.__func__, value.__self__]
-    elif isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        named = [value.__globals__.get(name) for name in value.__code__.co_names]
-        # A function's neighbours in its own file or notebook count; what it imports has a version.
-        near = [one for one in named if getattr(one, "__module__", None) == value.__module__]
-        inside = [value.__code__, value.__defaults__, value.__kwdefaults__, cells, near]
-    elif isinstance(value, type):
-        inside = [value.__module__, [v for v in vars(value).values() if isinstance(v, types.FunctionType)]]
-    elif isinstance(value, nn.Module):
-        inside = [type(value), repr(value), value.state_dict()]
-    elif isinstance(value, types.BuiltinFunctionType | types.ModuleType):
-        inside = [value.__name__]
-    else:
-        inside = [type(value), getattr(value, "__dict__", None) or repr(value)]
-    for piece in inside:
-        yield from _pieces(piece, seen)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from kdcourse import schedules, training
+from kdcourse import chunks, schedules, training
 from kdcourse.data import Batch, GaussianMixture
 from kdcourse.losses import distillation_loss, hard_loss, soft_loss
 from kdcourse.metrics import accuracy, nll
@@ -237,7 +237,7 @@ def test_the_error_names_what_differs(tmp_path, monkeypatch):
         sweep("mlp", steps=13, keep=tmp_path)
     with pytest.raises(ValueError, match="where the sweep has another loss;"):
         train(small, sample(), other_loss, **SWEEP, keep=tmp_path)
-    monkeypatch.setattr(training, "_version", lambda: "0.0.0")
+    monkeypatch.setattr(chunks, "_version", lambda: "0.0.0")
     with pytest.raises(ValueError, match="where the sweep has another kdcourse;"):
         sweep("mlp", keep=tmp_path)
 
@@ -258,17 +258,17 @@ def test_a_function_is_known_by_its_code_and_all_it_holds():
     def made(weight, inner=lambda x: x):
         return lambda logits, batch: weight * inner(labels(logits, batch))
 
-    assert training._digest(made(0.5)) == training._digest(made(0.5))
+    assert chunks._digest(made(0.5)) == chunks._digest(made(0.5))
     others = [made(0.6), made(0.5, lambda x: 2 * x), made(0.5, torch.exp), functools.partial(labels), labels, Attention]
     others += [schedules.cosine(8, 1, 10), schedules.cosine(8, 1, 11), schedules.plateau(8), schedules.plateau(9)]
     others += [Attention(), Attention(), torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"a": 1}]
-    digests = [training._digest(one) for one in [made(0.5), *others]]
+    digests = [chunks._digest(one) for one in [made(0.5), *others]]
     assert len(set(digests)) == len(digests)
 
 
 def test_files_hold_tensors_and_text_only(tmp_path):
     sweep("mlp", keep=tmp_path)
-    part = training._unpacked((tmp_path / "0000.chunk").read_bytes())  # torch.load(weights_only=True)
+    part = chunks._unpacked((tmp_path / "0000.chunk").read_bytes())  # torch.load(weights_only=True)
     assert part["losses"].shape == (12, 2) and part["engine"] == "vmap"
 
 
