@@ -72,13 +72,13 @@ def judge(question: Question, answer: object, seed: int = 0) -> Verdict:
     """The verdict on an answer: for a function, what `observe` returned; for the other kinds, what was typed."""
     if answer is ... or answer is None:
         return Verdict("unanswered", "not started.")
+    if isinstance(answer, Failure):
+        return Verdict(answer.state, answer.reason)
     kinds = {Function: _judge_function, Choice: _judge_choice, Number: _judge_number, Order: _judge_order}
     return kinds[type(question)](question, answer, seed)
 
 
-def _judge_function(question: Function, seen: list[Seen] | Failure, seed: int) -> Verdict:
-    if isinstance(seen, Failure):
-        return Verdict(seen.state, seen.reason)
+def _judge_function(question: Function, seen: list[Seen], seed: int) -> Verdict:
     probes = drawn(question, seed)
 
     def is_match(index: int, on: frozenset[str] = frozenset()) -> bool:

@@ -1,0 +1,104 @@
+"""What a notebook defines, without running it. Shared with the sandbox: knows no question.
+
+Kept, from all code cells in order: functions, classes, imports, and names that are given a literal (`T = 4.0`).
+Dropped: everything else, so that training, plots and magics cost nothing and break nothing. The last definition wins.
+"""
+
+import ast
+import json
+import linecache
+from typing import Any
+
+from .runner import Failure
+
+KEPT = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
+
+
+class Notebook:
+    """The definitions of a notebook's bytes; `Failure` where they are no notebook."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.literals: dict[str, Any] = {}
+        self.dropped: dict[str, str] = {}  # names that only a call would make, and where
+        self._nodes: list[tuple[str, ast.stmt]] = []
+        for number, source in enumerate(_code_cells(raw), 1):
+            # A line for IPython is no Python; without it the rest of its cell may be.
+            lines = ["" if line[:1] in ("%", "!", "?") else line for line in source.splitlines()]
+            try:
+                body = ast.parse("\n".join(lines)).body
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                self.dropped |= dict.fromkeys(_defined_names(source), f"cell {number} is no Python: {error}")
+                continue
+            name = f"<cell {number}>"
+            linecache.cache[name] = (len(source), None, [line + "\n" for line in lines], name)
+            for node in body:
+                self._sort(name, node)
+
+    def _sort(self, cell: str, node: ast.stmt) -> None:
+        if isinstance(node, KEPT):
+            self._nodes.append((cell, node))
+            return
+        targets = {ast.Assign: lambda: node.targets, ast.AnnAssign: lambda: [node.target]}.get(type(node), list)()
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        try:
+            value = ast.literal_eval(node.value) if names else None
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            where = f"line {node.lineno} of {cell[1:-1]}"
+            self.dropped |= dict.fromkeys(names, f"only functions, imports and literals are taken; {where} is a call")
+            return
+        for name in names:
+            self.literals[name] = value
+            self._nodes.append((cell, node))
+
+    def namespace(self) -> dict[str, Any]:
+        """The definitions, executed: for a process that may be lost."""
+        space: dict[str, Any] = {"__name__": "notebook"}
+        for cell, node in self._nodes:
+            try:
+                exec(compile(ast.Module([node], []), cell, "exec"), space)
+            except ImportError as error:
+                for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+                    source = getattr(node, "module", None) or alias.name
+                    space[alias.asname or alias.name.split(".")[0]] = _Missing(source, str(error))
+            except Exception as error:
+                self.dropped[getattr(node, "name", "")] = f"{type(error).__name__}: {error}"
+        return space
+
+    def function(self, space: dict[str, Any], name: str) -> Any:
+        """The function of that name; `Failure` if there is none."""
+        if name in space and not isinstance(space[name], _Missing):
+            return space[name]
+        reason = f": {self.dropped[name]}" if name in self.dropped else " in the notebook"
+        raise Failure("no verdict" if name in self.dropped else "unanswered", f"there is no `{name}`{reason}.")
+
+
+class _Missing:
+    """A name whose import failed: it complains when it is used, not before."""
+
+    def __init__(self, module: str, error: str) -> None:
+        self.__dict__["_says"] = (
+            f"this is graded without {module}: write it yourself"
+            if module.split(".")[0] == "kdcourse"
+            else f"{module} cannot be imported where this is graded ({error})"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise NameError(self._says)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        raise NameError(self._says)
+
+
+def _code_cells(raw: bytes) -> list[str]:
+    try:
+        cells = json.loads(raw)["cells"]
+        sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+        return ["".join(source) for source in sources]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise Failure("no verdict", "the file is not a notebook (.ipynb, format 4).") from None
+
+
+def _defined_names(source: str) -> list[str]:
+    """The names that a cell which cannot be read seems to define."""
+    starts = [line.split("(")[0].split() for line in source.splitlines() if line.startswith("def ")]
+    return [words[1] for words in starts if len(words) == 2]
