@@ -82,7 +82,7 @@ def readable(comparison: DataFrame, **headings: str) -> DataFrame:
         scale, digits = (100, 1) if share else (1, 3)
         sign = "+" if name.endswith("gain") else ""
         columns[heading] = [
-            f"{scale * mean:{sign}.{digits}f} ± {scale * half:.{digits}f}"
+            f"{round(scale * mean, digits) + 0.0:{sign}.{digits}f} ± {scale * half:.{digits}f}"  # + 0.0: no "-0.0"
             for mean, half in zip(comparison[name], comparison[f"{name} ±"], strict=True)
         ]
     return DataFrame(columns, index=comparison.index)
