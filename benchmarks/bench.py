@@ -27,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 import numpy
 import torch
 import torch.nn.functional as F
+from grading import grade_500
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -325,7 +326,7 @@ def show(table: list[dict], growing: list[dict]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    compared, growing = sweeps() + functions(), growth()
+    compared, growing = sweeps() + functions() + grade_500(row), growth()
     show(compared, growing)
     LATEST.write_text(json.dumps(compared + growing, indent=2, ensure_ascii=False) + "\n")
     print(f"written: {LATEST}")

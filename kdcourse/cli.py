@@ -1,7 +1,8 @@
-"""The command `kdcourse`: run a recorded study, list the records, reproduce one.
+"""The command `kdcourse`: check, hint and env for who solves the exercises; release, grade and explain for who teaches;
+run, results and reproduce for the book's recorded studies.
 
-Exit codes: 0 done (reproduce: reproduced); 1 not reproduced; 2 wrong use, or a record that forbids it; 3 a data set
-is missing; 130 interrupted, and `--resume` goes on.
+Exit codes: 0 done (check: all right; env: all there; reproduce: reproduced); 1 not so; 2 wrong use, or a record that
+forbids it; 3 a data set or the sandbox is missing; 130 interrupted, and what is finished is kept (run: `--resume`).
 """
 
 import sys
@@ -18,6 +19,7 @@ except ModuleNotFoundError:
     sys.exit("kdcourse: the command needs typer: pip install 'kdcourse[train]'")
 
 from kdcourse.experiments import study as studies
+from kdcourse.grading import commands
 
 NOT_REPRODUCED, WRONG_USE, NO_DATA, INTERRUPTED = 1, 2, 3, 130
 SHOWN = 10  # units that are missing; a study may have hundreds
@@ -113,6 +115,8 @@ def _plain_errors() -> Iterator[None]:
         typer.echo("kdcourse: interrupted; all finished units are recorded, --resume goes on", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
+
+commands.add_to(app)
 
 if __name__ == "__main__":
     app()

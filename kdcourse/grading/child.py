@@ -54,8 +54,7 @@ def reply(data: bytes, send: Callable[[bytes], object]) -> None:
             asked["probes"].setdefault(int(rest[0]), {})[rest[1]] = value
     try:
         notebook = Notebook(raw)
-        functions = any(asked["run"] for asked in questions.values())
-        space = notebook.namespace() if functions else {}
+        space = notebook.namespace()
     except Failure as failure:
         for _ in questions:
             send(_message(_seen(failure)))
@@ -66,8 +65,16 @@ def reply(data: bytes, send: Callable[[bytes], object]) -> None:
 
 def _answered(notebook: Notebook, space: dict[str, Any], asked: dict[str, Any]) -> Iterator[tuple[str, Value]]:
     if not asked["run"]:
-        literal = notebook.literals.get(asked["name"], ...)
-        yield ("unanswered", "not started.") if literal is ... else ("literal", repr(literal))
+        try:
+            value = notebook.value(space, asked["name"])
+            number = isinstance(value, torch.Tensor | np.generic | np.ndarray)
+            yield (
+                ("unanswered", "not started.") if value is ... else ("literal", repr(value.item() if number else value))
+            )
+        except Failure as failure:
+            yield from _seen(failure)
+        except Exception as error:
+            yield "no verdict", f"{asked['name']} is not a letter, a number or a list ({type(error).__name__})."
         return
     probes = [
         Probe({key: _argument(value) for key, value in given.items() if key != "grads"}, grads=bool(given["grads"]))

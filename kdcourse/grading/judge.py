@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from .runner import Failure, Seen, call_text, number_text, observe
-from .spec import Choice, Function, Number, Order, Probe, Question, Switch
+from .spec import Choice, Function, Number, Order, Probe, Question, Switch, left_out
 
+CONVENTION = "convention:"  # before the name of a switch that a class has on and an answer has not
 FLOOR = 0.01  # tolerances are relative to the largest expected entry, but never to less than this
 
 
@@ -68,30 +69,38 @@ def _distance(got: np.ndarray, want: np.ndarray, rtol: float) -> float:
     return np.abs(got[finite] - want[finite]).max(initial=0.0) / (rtol * scale)
 
 
-def judge(question: Question, answer: object, seed: int = 0) -> Verdict:
-    """The verdict on an answer: for a function, what `observe` returned; for the other kinds, what was typed."""
+def judge(question: Question, answer: object, seed: int = 0, truth: frozenset[str] = frozenset()) -> Verdict:
+    """The verdict on an answer: for a function, what `observe` returned; for the other kinds, what was typed.
+
+    `truth`: a class's own convention, as the switches that are on in it. An answer without them is wrong there.
+    """
     if answer is ... or answer is None:
         return Verdict("unanswered", "not started.")
     if isinstance(answer, Failure):
         return Verdict(answer.state, answer.reason)
-    kinds = {Function: _judge_function, Choice: _judge_choice, Number: _judge_number, Order: _judge_order}
-    return kinds[type(question)](question, answer, seed)
+    if isinstance(question, Function):
+        with np.errstate(all="ignore"):  # an answer may hold infinities; the verdict says so
+            return _judge_function(question, answer, seed, truth)  # type: ignore[arg-type]
+    kinds = {Choice: _judge_choice, Number: _judge_number, Order: _judge_order}
+    return kinds[type(question)](question, answer)
 
 
-def _judge_function(question: Function, seen: list[Seen], seed: int) -> Verdict:
-    probes = drawn(question, seed)
+def _judge_function(question: Function, seen: list[Seen], seed: int, truth: frozenset[str]) -> Verdict:
+    probes, sets = drawn(question, seed), question.apart_from(truth)
 
-    def is_match(index: int, on: frozenset[str] = frozenset()) -> bool:
+    def is_match(index: int, on: frozenset[str] = truth) -> bool:
         return distance(seen[index], expected(question, seed, index, on), question.rtol) <= 1
 
     right = [is_match(index) for index in range(len(probes))]
     if all(right):
         return Verdict("correct", _summary(question, probes))
     order = sorted(range(len(probes)), key=right.__getitem__)  # where the answer is wrong tells most, so first
-    found = next((on for on in question.mistakes() if all(is_match(index, on) for index in order)), ())
-    names = tuple(name for name in question.switches if name in found)
-    line = _counterexample(question, probes, seen, [expected(question, seed, i) for i in range(len(probes))])
-    return Verdict("wrong", line, names, tuple(question.switches[name] for name in names))
+    found = next((on ^ truth for on in sets if all(is_match(index, on) for index in order)), frozenset())
+    names = [name for name in question.switches if name in found]
+    switches = [left_out(question.switches[name]) if name in truth else question.switches[name] for name in names]
+    line = _counterexample(question, probes, seen, [expected(question, seed, i, truth) for i in range(len(probes))])
+    named = (f"{CONVENTION}{name}" if name in truth else name for name in names)
+    return Verdict("wrong", line, tuple(named), tuple(switches))
 
 
 def _summary(question: Function, probes: tuple[Probe, ...]) -> str:
@@ -108,14 +117,14 @@ def _counterexample(question: Function, probes: tuple[Probe, ...], seen: list[Se
         value, target = got["value"], right["value"]
         if value.shape != target.shape and not value.size == target.size == 1:
             return f"returns shape {list(value.shape)}, should be {list(target.shape)}, for {call_text(probe)}."
-        if not np.issubdtype(value.dtype, np.floating):
+        if not np.issubdtype(value.dtype, np.floating) and (target % 1).any():  # no whole number can be right here
             return f"returns {value.dtype} numbers, should be floating point, for {call_text(probe)}."
         if not np.isfinite(value).all() and np.isfinite(target).all():
             return f"{_compare(value, target)} for {call_text(probe)}."
         for name in got:
-            if name.startswith("changed:") and got[name] != right[name]:
+            if name.startswith("changed:") and not np.array_equal(got[name], right[name]):
                 return f"it changes {name[8:]} in place; afterwards that is no longer what it was."
-        if got["repeat"]:
+        if got["repeat"].any():
             return f"gives two different answers to the same input, {call_text(probe)}."
         if question.rows_sum_to_one and np.abs(value.sum(-1) - 1).max() > 1e-3:
             worst = value.sum(-1).flat[np.abs(value.sum(-1) - 1).argmax()]
@@ -166,17 +175,17 @@ def _compare(got: np.ndarray, want: np.ndarray, what: str = "value") -> str:
     return f"your {what} is {number_text(got)} and should be {number_text(want)}"
 
 
-def _judge_choice(question: Choice, answer: object, seed: int) -> Verdict:
+def _judge_choice(question: Choice, answer: object) -> Verdict:
     letter = str(answer).strip().lower()
     if letter not in question.options:
         return Verdict("no verdict", f"the answer is one of {', '.join(question.options)}, got {answer!r}.")
     return Verdict("correct" if letter == question.right else "wrong", f"{letter}. {question.options[letter]}")
 
 
-def _judge_number(question: Number, answer: object, seed: int) -> Verdict:
+def _judge_number(question: Number, answer: object) -> Verdict:
     try:
         value = float(answer)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Verdict("no verdict", f"the answer is one number, got {answer!r}.")
 
     def is_near(target: float) -> bool:
@@ -191,7 +200,7 @@ def _judge_number(question: Number, answer: object, seed: int) -> Verdict:
     return Verdict("wrong", f"{value:.4g} is too {size}.", *(((found.says,), (found,)) if found else ()))
 
 
-def _judge_order(question: Order, answer: object, seed: int) -> Verdict:
+def _judge_order(question: Order, answer: object) -> Verdict:
     given = [str(item) for item in answer] if isinstance(answer, list | tuple | str) else []
     if sorted(given) != sorted(question.items):
         letters = ", ".join(sorted(question.items))

@@ -20,12 +20,13 @@ class Mistake(AssertionError):
         return str(self).splitlines()
 
 
-def check(question: str | Callable, answer: object = ..., *, name: bool = False) -> None:
+def check(question: str | Callable, answer: object = ..., *, name: bool = False, truth: str = "") -> None:
     """Is this answer right? Says so in one line, or raises `Mistake` with two.
 
     `check("04.4", distillation_loss)`; a function may also come alone: `check(distillation_loss)`.
     The same mistake is met with a counterexample first, then with a question, then by its name;
     `name=True` gives the name at once. Running an unchanged answer again does not count as an attempt.
+    `truth`: your class's own convention, where it has one, such as "no_T2".
     """
     if callable(question):
         question, answer = _id_of(question), question
@@ -33,12 +34,12 @@ def check(question: str | Callable, answer: object = ..., *, name: bool = False)
         raise ValueError(f"check: the question's number stands above its cell, such as '04.4'; got {question!r}")
     asked = QUESTIONS[question]
     observed = _observe(asked, answer)
-    verdict = judge(asked, observed)
+    verdict = judge(asked, observed, truth=frozenset(truth.replace(",", " ").split()))
     title = asked.name if isinstance(asked, Function) else asked.id
     if verdict.state == "correct":
         print(f"✓ {title}: {verdict.line}")
         return
-    lines = _feedback(asked, verdict, 3 if name else _stage(asked, verdict, (_source(answer), repr(observed))))
+    lines = feedback(asked, verdict, 3 if name else _stage(asked, verdict, (_source(answer), repr(observed))))
     raise Mistake(f"✗ {title}: " + "\n  ".join(lines))
 
 
@@ -74,7 +75,7 @@ def _source(answer: object) -> str:
         return repr(code.co_code) if code else repr(answer)
 
 
-def _feedback(question: Question, verdict: Verdict, stage: int) -> list[str]:
+def feedback(question: Question, verdict: Verdict, stage: int) -> list[str]:
     """Two lines: what to know now, and where to go from here."""
     chapter, switches = question.id[:2], verdict.switches
     if verdict.state == "no verdict":

@@ -18,7 +18,7 @@ class Notebook:
     """The definitions of a notebook's bytes; `Failure` where they are no notebook."""
 
     def __init__(self, raw: bytes) -> None:
-        self.literals: dict[str, Any] = {}
+        self.assigned: dict[str, tuple[str, ast.stmt]] = {}  # the last assignment of each name, and its cell
         self.dropped: dict[str, str] = {}  # names that only a call would make, and where
         self._nodes: list[tuple[str, ast.stmt]] = []
         for number, source in enumerate(_code_cells(raw), 1):
@@ -27,7 +27,8 @@ class Notebook:
             try:
                 body = ast.parse("\n".join(lines)).body
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                self.dropped |= dict.fromkeys(_defined_names(source), f"cell {number} is no Python: {error}")
+                what = f"{getattr(error, 'msg', error)}, line {getattr(error, 'lineno', '?')} of code cell {number}"
+                self.dropped |= dict.fromkeys(_defined_names(source), f"its cell is not Python ({what})")
                 continue
             name = f"<cell {number}>"
             linecache.cache[name] = (len(source), None, [line + "\n" for line in lines], name)
@@ -41,14 +42,14 @@ class Notebook:
         targets = {ast.Assign: lambda: node.targets, ast.AnnAssign: lambda: [node.target]}.get(type(node), list)()
         names = [target.id for target in targets if isinstance(target, ast.Name)]
         try:
-            value = ast.literal_eval(node.value) if names else None
+            if names:
+                ast.literal_eval(node.value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             where = f"line {node.lineno} of {cell[1:-1]}"
             self.dropped |= dict.fromkeys(names, f"only functions, imports and literals are taken; {where} is a call")
-            return
-        for name in names:
-            self.literals[name] = value
-            self._nodes.append((cell, node))
+        else:
+            self._nodes += [(cell, node)] if names else []
+        self.assigned |= dict.fromkeys(names, (cell, node))
 
     def namespace(self) -> dict[str, Any]:
         """The definitions, executed: for a process that may be lost."""
@@ -63,6 +64,20 @@ class Notebook:
             except Exception as error:
                 self.dropped[getattr(node, "name", "")] = f"{type(error).__name__}: {error}"
         return space
+
+    def value(self, space: dict[str, Any], name: str) -> Any:
+        """What that name is given last, computed if need be; `...` if nothing is."""
+        if name not in self.assigned:
+            return ...
+        cell, node = self.assigned[name]
+        own = dict(space)
+        try:
+            exec(compile(ast.Module([node], []), cell, "exec"), own)
+        except Exception as error:
+            raise Failure(
+                "no verdict", f"{name} cannot be computed by itself: {type(error).__name__}: {error}"
+            ) from None
+        return own[name]
 
     def function(self, space: dict[str, Any], name: str) -> Any:
         """The function of that name; `Failure` if there is none."""

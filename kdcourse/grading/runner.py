@@ -129,7 +129,7 @@ def _call(answer: Callable[..., Any], given: dict[str, Any]) -> Any:
 def _array(value: Any) -> np.ndarray:
     if value is None or value is ...:
         raise Failure("unanswered", "not started: it returns nothing. (Is there a `return`?)")
-    if not isinstance(value, Tensor | np.ndarray | np.generic | int | float | list):
+    if not isinstance(value, Tensor | np.ndarray | np.generic | int | float | list | tuple):
         raise Failure("no verdict", f"returns a {type(value).__name__}; a tensor is asked for.")
     if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         value = value.float()

@@ -24,6 +24,15 @@ class Switch:
     clashes: tuple[str, ...] = ()  # switches that it hides or contradicts: the pair is never named
 
 
+def left_out(switch: Switch) -> Switch:
+    """The mistake of an answer that does not follow a class's convention."""
+    return Switch(
+        f"your answer does not follow this class's convention: here {switch.says}",
+        "What is agreed on in your class?",
+        "The public solution is another convention than your class's.",
+    )
+
+
 @dataclass(frozen=True)
 class Probe:
     """One input. Tensors are float32 or int64: the reference gets the same numbers in float64.
@@ -62,6 +71,17 @@ class Function:
             for names in combinations(self.switches, size):
                 if not any(self._clash(a, b) for a, b in combinations(names, 2)):
                     yield frozenset(names)
+
+    def apart_from(self, truth: frozenset[str] = frozenset()) -> list[frozenset[str]]:
+        """Every set of switches that can be told apart from a class's convention, the fewest differences first.
+
+        For a class without one these are the mistakes. All are sets that `mistakes` knows, so none looks like another.
+        """
+        sets = [frozenset(), *self.mistakes()]
+        if truth not in sets:
+            known, got = ", ".join(self.switches), ", ".join(sorted(truth))
+            raise ValueError(f"apart_from: a convention of {self.id} must be of {known}; got {got}")
+        return sorted((on for on in sets if on != truth), key=lambda on: len(on ^ truth))
 
     def _clash(self, a: str, b: str) -> bool:
         of_a, of_b = self.switches[a].clashes, self.switches[b].clashes

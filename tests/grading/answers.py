@@ -2,10 +2,11 @@
 
 import functools
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,17 @@ def source(chapter: str, solved: bool = True) -> str:
     cells = make(SOLUTIONS[chapter], solved=solved).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     return "\n\n\n".join(cell for cell in code if "check(" not in cell and "answer_" not in cell)
+
+
+def notebook(edits: Sequence[tuple[str, str]] = (), solved: bool = True, more: str = "", chapter: str = "04") -> str:
+    """A solution as a notebook file, edited; `more` is a cell after its last."""
+    made = make(SOLUTIONS[chapter], solved=solved)
+    for old, new in edits:
+        assert any(old in cell.source for cell in made.cells), old
+        for cell in made.cells:
+            cell.source = cell.source.replace(old, new)
+    made.cells += [nbformat.v4.new_code_cell(more)] if more else []
+    return nbformat.writes(made)
 
 
 def solution(question: Function, edits: list[tuple[str, str]] = [], solved: bool = True) -> Callable[..., Any]:  # noqa: B006
