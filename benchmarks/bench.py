@@ -227,6 +227,7 @@ GROWTH = (
 
 
 def in_new_process(function: Callable, *arguments: object) -> object:
+    # Not "spawn": Linux counts the parent's memory at that moment as the child's peak.
     with multiprocessing.get_context("forkserver").Pool(1) as alone:
         return alone.apply(function, arguments)
 

@@ -36,7 +36,10 @@ def send(descriptor, *frames):
 
 @dataclass(frozen=True)
 class Attack:
-    """`row`: its number in the list that the sandbox was designed against, 0 where it came later. `says`: words of the verdict's line."""
+    """`row`: its number in the list that the sandbox was designed against, 0 where it came later.
+
+    `says`: words of the verdict's line.
+    """
 
     row: int
     name: str

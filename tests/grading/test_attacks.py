@@ -242,4 +242,4 @@ def test_the_limit_is_a_number_of_seconds() -> None:
 
 def test_the_table_is_not_shorter_than_it_was() -> None:
     assert len(ATTACKS) + len(FILES) >= 85 and len({attack.name for attack in ATTACKS}) == len(ATTACKS)
-    assert sum(attack.row == 0 for attack in ATTACKS) >= 25  # of our own, beside the design's table
+    assert sum(attack.row == 0 for attack in ATTACKS) >= 25  # that came later
