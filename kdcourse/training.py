@@ -96,7 +96,8 @@ def train(
               since the last decision, or the name of a metric; less is better.
     stop      a rule, such as schedules.early_stopping: a run whose value is 0 keeps its parameters from there; column
               `stopped_at` of the table names the step.
-    chunk     runs trained together; results do not depend on it beyond rounding.
+    chunk     runs trained together; results do not depend on it beyond rounding. (Only a parameter that changes no
+              output, such as a bias before batch norm, is moved by rounding alone, and Adam makes its steps large.)
     engine    "vmap", "loop", or "auto": each chunk times some steps of both and goes on with the faster (column
               `engine`).
     keep      a folder: each finished chunk is written there at once, and the same call goes on after the last of them.
