@@ -1,14 +1,22 @@
 """What it costs to grade a class: `grade_500`, called by bench.py. Root is refused a sandbox and gets no row."""
 
 import os
+import re
 import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
 import time
+import venv
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
 
 from kdcourse.grading import clean
 from kdcourse.grading.jail import Jail, Refused
@@ -37,7 +45,12 @@ def grade_500(row: Callable[..., dict]) -> list[dict]:
         f"are measured on {SAMPLED} and scaled"
     )
     text = "a Python process for each notebook, which imports torch, without a sandbox"
-    return [row("grade_500", [ours], [other], text, remark) | {"wall_seconds": float(f"{wall:.4g}")}]
+    rows = [row("grade_500", [ours], [other], text, remark) | {"wall_seconds": float(f"{wall:.4g}")}]
+    spent = nbgrader(submissions[0])
+    if spent is not None:
+        remark = f"{COUNT} notebooks as in grade_500; nbgrader autograde measured on {SAMPLED} of them and scaled"
+        rows.append(row("grade_500_nbgrader", [ours], [spent * COUNT], "nbgrader 0.9.6 autograde", remark))
+    return rows
 
 
 def a_class() -> list[bytes]:
@@ -70,6 +83,68 @@ def in_fresh_processes(submissions: list[bytes]) -> float:
         for question, entry in zip(ASKED, clean.answers(raw, ASKED, seed=1), strict=True):
             judge(question, entry, 1)
     return seconds() - start
+
+
+def nbgrader(submission: bytes) -> float | None:
+    """CPU seconds a notebook of `nbgrader autograde`, the same answers asked by cells with assert; None without it.
+
+    It is installed into _build/nbgrader, for this alone, and sees the packages of this environment.
+    """
+    place = Path(__file__).parents[1] / "_build" / "nbgrader"
+    try:
+        if not (place / "bin" / "nbgrader").exists():
+            venv.create(place, clear=True, with_pip=True)
+            subprocess.run([place / "bin/pip", "install", "-q", "nbgrader==0.9.6"], check=True, capture_output=True)
+        paths = sysconfig.get_paths(vars={"base": str(place), "platbase": str(place)})
+        Path(paths["purelib"], "course.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path))
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"bench: nbgrader cannot be installed: {error}")
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        course = Path(folder)
+        (course / "source/04").mkdir(parents=True)
+        graded = nbformat.reads(submission.decode(), 4)
+        for cell in graded.cells:  # our own checks, and the marks of our own stubs
+            cell.source = re.sub(r"^ *(check\(|from kdcourse|# (BEGIN|END) SOLUTION).*$", "", cell.source, flags=re.M)
+        graded.cells += [_graded(number) for number in ("04.4", "04.5", "04.6", "04.1")]
+        nbformat.write(graded, course / "source/04/04_the_loss.ipynb")
+        _nbgrader(place, course, "generate_assignment", "04")
+        for student in range(SAMPLED):
+            target = course / f"submitted/student{student}/04"
+            shutil.copytree(course / "release/04", target)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        _nbgrader(place, course, "autograde", "04")
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        outputs = [path.read_text("utf-8") for path in course.glob("autograded/*/04/*.ipynb")]
+        if len(outputs) != SAMPLED or any('"output_type": "error"' in text for text in outputs):
+            raise AssertionError("nbgrader: every notebook must be graded, and be right")
+    return (spent.ru_utime + spent.ru_stime - used.ru_utime - used.ru_stime) / SAMPLED
+
+
+def _graded(number: str) -> NotebookNode:
+    """A cell of nbgrader's for one answer: it asks for something, and asserts."""
+    source = {
+        "04.4": "v = distillation_loss(torch.tensor([[1., 0, -1]]), torch.tensor([[2., 1.5, -1]]), torch.tensor([1]),"
+                " 4.0, 0.75)\nassert abs(v.item() - 0.46652) < 1e-4",
+        "04.5": "p = torch.tensor([0.7, 0.2, 0.1])\nassert abs(converge(p, torch.zeros(3), 1.0, 500) - p).max() < 1e-3",
+        "04.6": "s, t = nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))\n"
+                "o = torch.optim.SGD(s.parameters(), lr=0.1)\n"
+                "train(s, t, [(torch.randn(4, 2), torch.randint(3, (4,)))], o, 2.0, 0.5)",
+        "04.1": "assert answer_1 > 0",
+    }[number]  # fmt: skip
+    cell = nbformat.v4.new_code_cell(source)
+    mark = {"grade": True, "solution": False, "locked": True, "points": 1, "schema_version": 3, "task": False}
+    cell.metadata["nbgrader"] = mark | {"grade_id": f"question-{number.replace('.', '-')}", "cell_type": "code"}
+    return cell
+
+
+def _nbgrader(place: Path, course: Path, *command: str) -> None:
+    done = subprocess.run(
+        [place / "bin/nbgrader", *command, "--force", "--course-dir", str(course)],
+        capture_output=True, text=True, env=os.environ | {"PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    if done.returncode:
+        raise AssertionError(f"nbgrader {command[0]}: {done.stderr[-2000:]}")
 
 
 def below(pid: int) -> float:
