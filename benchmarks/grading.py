@@ -95,8 +95,8 @@ def nbgrader(submission: bytes) -> float | None:
         if not (place / "bin" / "nbgrader").exists():
             venv.create(place, clear=True, with_pip=True)
             subprocess.run([place / "bin/pip", "install", "-q", "nbgrader==0.9.6"], check=True, capture_output=True)
-        paths = sysconfig.get_paths(vars={"base": str(place), "platbase": str(place)})
-        Path(paths["purelib"], "course.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path))
+        packages = sysconfig.get_path("purelib", "venv", vars={"base": str(place), "platbase": str(place)})
+        Path(packages, "course.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path))
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"bench: nbgrader cannot be installed: {error}")
         return None

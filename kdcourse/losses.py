@@ -29,7 +29,8 @@ def hard_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
         raise TypeError(f"hard_loss: targets must be class numbers (integers), got {targets.dtype}")
     log_q = tempered_log_softmax(student_logits)
     targets = targets.long().broadcast_to(log_q.shape[:-1])
-    return -log_q.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    # Along the first axis, so that the gradient comes back with the classes first in memory, as log_q is.
+    return -log_q.movedim(-1, 0).gather(0, targets.unsqueeze(0)).squeeze(0)
 
 
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
