@@ -367,16 +367,23 @@ def sentence(entry: dict[str, Any]) -> str:
     return ". Also: ".join(entry["says"]) + "." if entry["names"] else entry["line"]
 
 
-def explain(out: Path, name: str, id: str, jail: Asks) -> list[str]:
-    """For an appeal: the inputs, what came, what was expected, and the mistake, reproduced from the notebook."""
+def explain(out: Path, name: str, id: str, jail: Asks, file: Path | None = None) -> list[str]:
+    """For an appeal: the inputs, what came, what was expected, and the mistake, reproduced from the notebook.
+
+    `file`: the notebook, where it is no longer where it was graded; its bytes must be the same.
+    """
     record = load(out, name)
     if not record or id not in record["questions"]:
         raise ValueError(f"explain: there is no {id} of {printable(name)!r} in {out / 'students'}")
     if record["problem"]:
         return [f"no verdict: {record['problem']}"]
-    raw = read(Path(record["file"]))
+    file = file or Path(record["file"])
+    try:
+        raw = read(file)
+    except ValueError as error:
+        raise ValueError(f"explain: {file}: {error} Is it elsewhere? --notebook FILE") from None
     if hashlib.sha256(raw).hexdigest() != record["notebook"]:
-        raise ValueError(f"explain: {record['file']} has changed since it was graded; grade again, then explain")
+        raise ValueError(f"explain: {file} has changed since it was graded; grade again, then explain")
     question, seed = QUESTIONS[id], seed_of(out, record["exercise"])
     truth = frozenset(record["truth"].get(id, ()))
     (answer,) = jail.answers(raw, [question], seed)

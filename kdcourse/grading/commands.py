@@ -200,7 +200,12 @@ def grade(
         typer.echo(f"{len(human)} with an answer that got no verdict; the page lists them for you.")
 
 
-def explain(out: Out, name: Annotated[str, typer.Argument(metavar="NAME", help="As in marks.csv.")], id: Id) -> None:
+def explain(
+    out: Out,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As in marks.csv.")],
+    id: Id,
+    notebook: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the student's notebook is now.")] = None,
+) -> None:
     """Answer an appeal: inputs, what came, what was expected.
 
     The inputs are printed as Python, to be run in the student's notebook. They are the class's inputs: show them when
@@ -210,7 +215,7 @@ def explain(out: Out, name: Annotated[str, typer.Argument(metavar="NAME", help="
     """
     torch.set_num_threads(1)
     with _plain(), Jail() as jail:
-        typer.echo("\n".join(classroom.explain(out, name, id, jail)))
+        typer.echo("\n".join(classroom.explain(out, name, id, jail, notebook)))
 
 
 def _line(question: Question, verdict: Verdict, name: bool) -> str:
