@@ -140,15 +140,18 @@ def script(*arguments: object) -> str:
 
 def killed(name: str, folder: Path) -> None:
     """Three lives of a sweep, each ended by SIGKILL at a random moment after its first chunk; then a whole one."""
-    chunks = lambda: len(list((folder / "kept").glob("*.chunk")))  # noqa: E731
+
+    def finished() -> int:
+        return len(list((folder / "kept").glob("*.chunk")))
+
     moments, before = torch.rand(3, generator=torch.Generator().manual_seed(len(name))), []
     for moment in moments.tolist():
-        before.append(chunks())
+        before.append(finished())
         child = os.fork()
         if not child:
             sweep(name, **FOUR | {"chunk": 1}, keep=folder / "kept")
             os._exit(0)
-        while chunks() == before[-1] and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while finished() == before[-1] and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.005)
         time.sleep(moment * 0.1)
         os.kill(child, signal.SIGKILL)
@@ -156,7 +159,7 @@ def killed(name: str, folder: Path) -> None:
     assert before[1] < 4, "no life was cut"
     print("chunks before each life", before)
     students = sweep(name, **FOUR | {"chunk": 1}, keep=folder / "kept")
-    assert chunks() == 4 and not list(folder.rglob("*.unfinished"))
+    assert finished() == 4 and not list(folder.rglob("*.unfinished"))
     torch.save((students.parameters, students.losses), folder / "students.pt")
     students.table.to_pickle(folder / "table")
 

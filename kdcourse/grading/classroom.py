@@ -392,7 +392,7 @@ def explain(out: Path, name: str, id: str, jail: Asks, file: Path | None = None)
     lines += [f"mistake: {switch.says}." for switch in verdict.switches]
     if not isinstance(question, Function) or isinstance(answer, Failure):
         return lines if isinstance(answer, Failure) else [*lines, f"answer: {answer!r}"]
-    for index, (probe, seen) in enumerate(zip(drawn(question, seed), answer, strict=True)):  # type: ignore[call-overload]
+    for index, (probe, seen) in enumerate(zip(drawn(question, seed), answer, strict=True)):
         want = expected(question, seed, index, truth)
         gap = distance(seen, want, question.rtol)
         lines += ["", f"probe {index + 1}: {'agrees' if gap <= 1 else f'differs, {gap:.4g} tolerances'}"]
@@ -417,4 +417,4 @@ def _as_python(probe: Probe) -> list[str]:
 def _numbers(before: str, value: np.ndarray) -> str:
     options = {"separator": ", ", "threshold": 10**6, "max_line_width": 100, "floatmode": "unique"}
     shown = value.astype(np.float32) if value.dtype.kind == "f" else value
-    return before + np.array2string(shown, prefix=before, **options)  # type: ignore[call-overload]
+    return before + np.array2string(shown, prefix=before, **options)

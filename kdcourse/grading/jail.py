@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 SHARED = ("spec.py", "runner.py", "frames.py", "notebook.py", "child.py", "zygote.py")
 PACKAGES = ("torch", "numpy", "scipy")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-PYTHON = ("--", os.path.realpath(sys._base_executable), "-SsBP", "-m", "jailed.zygote")  # type: ignore[attr-defined]
+PYTHON = ("--", os.path.realpath(sys._base_executable), "-SsBP", "-m", "jailed.zygote")
 LARGEST = 1 << 20  # bytes of one answer
 START = 120.0  # seconds in which torch must have been imported, once
 # System calls denied by number, on x86-64 and on ARM: they keep memory that no limit counts, or what outlives a
@@ -113,7 +113,7 @@ class Jail:
             if self._process is None or self._process.poll() is not None:
                 self._stop()
                 self._start()
-            return self._process, self._control  # type: ignore[return-value]
+            return self._process, self._control
 
     def _start(self) -> None:
         command = _command()

@@ -80,7 +80,7 @@ def judge(question: Question, answer: object, seed: int = 0, truth: frozenset[st
         return Verdict(answer.state, answer.reason)
     if isinstance(question, Function):
         with np.errstate(all="ignore"):  # an answer may hold infinities; the verdict says so
-            return _judge_function(question, answer, seed, truth)  # type: ignore[arg-type]
+            return _judge_function(question, answer, seed, truth)
     kinds = {Choice: _judge_choice, Number: _judge_number, Order: _judge_order}
     return kinds[type(question)](question, answer)
 
@@ -184,7 +184,7 @@ def _judge_choice(question: Choice, answer: object) -> Verdict:
 
 def _judge_number(question: Number, answer: object) -> Verdict:
     try:
-        value = float(answer)  # type: ignore[arg-type]
+        value = float(answer)
     except (TypeError, ValueError, OverflowError):
         return Verdict("no verdict", f"the answer is one number, got {answer!r}.")
 

@@ -69,7 +69,7 @@ def _stage(question: Question, verdict: Verdict, fingerprint: object) -> int:
 
 def _source(answer: object) -> str:
     try:
-        return inspect.getsource(answer)  # type: ignore[arg-type]
+        return inspect.getsource(answer)
     except (OSError, TypeError):
         code = getattr(answer, "__code__", None)
         return repr(code.co_code) if code else repr(answer)

@@ -156,7 +156,7 @@ def _standardise(logits: Tensor, on: frozenset[str] = frozenset()) -> Tensor:
     centre = logits.mean(axis, keepdim=True)
     variance = (logits - centre).square().mean(axis, keepdim=True)
     if "one_less" in on:
-        count = logits.numel() if axis == (0, 1) else logits.shape[axis]  # type: ignore[index]
+        count = logits.numel() if axis == (0, 1) else logits.shape[axis]
         variance = variance * count / (count - 1)
     top = logits if "not_centred" in on else logits - centre
     return top / (variance if "variance" in on else variance.sqrt())
