@@ -19,7 +19,8 @@ from kdcourse.softmax import tempered_log_softmax
 class Batch:
     """Examples that stay together: row i of each field belongs to example i.
 
-    inputs [batch, ...], targets [batch] (class numbers), teacher_logits [batch, classes] or None.
+    inputs [batch, ...], targets [batch] (class numbers), teacher_logits [batch, (members,) classes] or None;
+    teacher_features [batch, ...] or None: what else the teacher shows, such as its attention map.
     `labelled` [batch] is None except inside a loss that trains on two streams: there it is True
     where the row has a label of its own and False where it comes from the transfer set.
     Values are checked once, here, so that a loss need not look at them.
@@ -29,11 +30,12 @@ class Batch:
     targets: Tensor
     teacher_logits: Tensor | None = None
     labelled: Tensor | None = None
+    teacher_features: Tensor | None = None
 
     def __post_init__(self) -> None:
         lengths = {
             name: len(value)
-            for name in ("inputs", "targets", "teacher_logits", "labelled")
+            for name in ("inputs", "targets", "teacher_logits", "labelled", "teacher_features")
             if (value := getattr(self, name)) is not None
         }
         if len(set(lengths.values())) > 1:
@@ -44,7 +46,7 @@ class Batch:
                 "Batch: targets must be class numbers, integers of shape [batch], got "
                 f"{kind} of shape {tuple(self.targets.shape)}"
             )
-        for name in ("inputs", "teacher_logits"):
+        for name in ("inputs", "teacher_logits", "teacher_features"):
             value = getattr(self, name)
             if value is not None and value.is_floating_point() and not value.isfinite().all():
                 row = value.isfinite().logical_not().nonzero()[0, 0].item()
@@ -61,7 +63,7 @@ class Batch:
     def trusted(cls, **fields: Tensor | None) -> "Batch":
         """A batch of values that were checked before; inside `vmap` nobody may look at them."""
         batch = object.__new__(cls)
-        batch.__dict__.update({"teacher_logits": None, "labelled": None} | fields)
+        batch.__dict__.update({"teacher_logits": None, "labelled": None, "teacher_features": None} | fields)
         return batch
 
     def __len__(self) -> int:
@@ -72,9 +74,10 @@ class Batch:
         fields = {name: value[index] for name, value in vars(self).items() if value is not None}
         return Batch.trusted(**fields)
 
-    def with_teacher(self, teacher_logits: Tensor) -> "Batch":
-        """The same examples with a teacher's logits [batch, classes]."""
-        return Batch(self.inputs, self.targets, teacher_logits.detach())
+    def with_teacher(self, teacher_logits: Tensor, teacher_features: Tensor | None = None) -> "Batch":
+        """The same examples with what a teacher answers, detached."""
+        features = None if teacher_features is None else teacher_features.detach()
+        return Batch(self.inputs, self.targets, teacher_logits.detach(), teacher_features=features)
 
 
 def split(batch: Batch, sizes: list[int], seed: int) -> list[Batch]:

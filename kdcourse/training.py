@@ -475,8 +475,9 @@ def _check_stream(data: Data) -> int:
         raise ValueError(
             f"train: every seed needs the same number of examples, at least one, got {[len(one) for one in sets]}"
         )
-    if len({one.teacher_logits is None for one in sets}) != 1:
-        raise ValueError("train: teacher_logits must be there for every seed or for none")
+    for name in ("teacher_logits", "teacher_features"):
+        if len({getattr(one, name) is None for one in sets}) != 1:
+            raise ValueError(f"train: {name} must be there for every seed or for none")
     return len(sets[0])
 
 
@@ -498,7 +499,7 @@ class _Batches:
             start = {id(one): i * examples for i, one in enumerate(unique)}
             rows = {s: start[id(one)] + order(examples, size, job.steps, s) for s, one in sets.items()}
             self.rows.append(torch.stack([rows[seed] for seed in self.seeds], dim=1).to(self.device))
-            fields = [name for name in ("inputs", "targets", "teacher_logits") if getattr(unique[0], name) is not None]
+            fields = [field for field, value in vars(unique[0]).items() if value is not None]
             joined = {k: [getattr(one, k) for one in unique] for k in fields}
             self.pools.append({k: (torch.cat(v) if len(v) > 1 else v[0]).to(self.device) for k, v in joined.items()})
         self.teacher = None
