@@ -53,11 +53,11 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     log_q = tempered_log_softmax(student, temperature)
     # Written plainly, KL has the right gradient but loses the digits of a small value; so the
     # gradient is taken from the plain form (the difference below is 0), the value from the other.
-    p, d = log_p.exp(), log_p - log_q
-    plain = (p * d).sum(-1)
+    p, d = log_p.exp(), log_q - log_p
+    minus_plain = (p * d).sum(-1)
     gap = (teacher - student.detach()) / as_column(temperature)
     value = _kl_divergence(p.detach(), log_q.detach().exp(), d.detach(), gap.detach())
-    return temperature**2 * (value + (plain - plain.detach()))
+    return temperature**2 * (value - (minus_plain - minus_plain.detach()))
 
 
 def distillation_loss(
@@ -90,10 +90,10 @@ def _kl_divergence(p: Tensor, q: Tensor, d: Tensor, gap: Tensor) -> Tensor:
     than its value from T = 1000 on. Two sums of terms that are never negative stand in for it,
     both equal to it.
     """
-    # Σ p (d + exp(-d) - 1) with d = log p - log q. Below -15, where exp(-d) could overflow, p is
-    # next to nothing, and q - p exp(15), positive nowhere else, puts back what the clamp takes.
-    low = d.clamp(min=-15)
-    far = (p * (d + torch.expm1(-low)) + (q - p * math.exp(15)).clamp(min=0)).sum(-1)
+    # Σ p (exp(d) - 1 - d) with d = log q - log p. Above 15, where exp(d) could overflow, p is next to
+    # nothing, and q - p exp(15), positive nowhere else, puts back what the clamp takes.
+    beyond = torch.sub(q, p, alpha=math.exp(15)).clamp(min=0)
+    far = torch.addcmul(beyond, p, torch.expm1(d.clamp(max=15)) - d).sum(-1)
 
     # Where all gaps are small, d has lost its digits, but the gap has not. With g the gap centred
     # under p, KL = log Σ p exp(-g) = var(g) / 2 - Σ p g³ / 6, right to 1e-6 within ±0.002. The mean

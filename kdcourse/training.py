@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim.adam import adam
 
 from kdcourse.chunks import Folder, Part, train_each
 from kdcourse.data import Batch
@@ -662,7 +663,7 @@ def _train_vmap(job: _Job, limit: float | None = None) -> Part | None:
     skeleton = copy.deepcopy(modules[0]).to(device)
     resting = copy.deepcopy(skeleton).eval()
     parameters, buffers = (
-        {name: value.detach().clone().to(device) for name, value in part.items()}
+        {name: value.detach().clone(memory_format=torch.contiguous_format).to(device) for name, value in part.items()}
         for part in stack_module_state(modules)
     )
     update = _Optimizer(job.optimizer, job.momentum, job.settings.ever("weight_decay"), parameters)
@@ -759,7 +760,9 @@ def _traced(run_loss, parameters: Tensors, buffers: Tensors, drawn: list[Tensors
     copies = {name: value.clone() for name, value in buffers.items()}
     try:
         with _making:
-            return _tidied(make_fx(gradient)(parameters, copies, drawn, hyper))
+            # "fake": shapes alone go through the step, once; with real tensors each operation would cost a new mode.
+            trace = make_fx(gradient, tracing_mode="fake", _allow_non_fake_inputs=True)
+            return _tidied(trace(parameters, copies, drawn, hyper))
     except (ValueError, TypeError):
         raise
     except RuntimeError as error:
@@ -777,21 +780,31 @@ def _tidied(step: GraphModule) -> GraphModule:
     views = (aten.view.default, aten._unsafe_view.default)
     in_order = any(node.target is aten.as_strided.default for node in graph.nodes)  # counts on the order in memory
     for node in graph.nodes:
+        same = None
         if node.target in (*views, aten.alias.default, aten.expand.default):
             # A fifth of all operations return their argument as it is.
             if node.args[0].meta["val"].shape == node.meta["val"].shape:
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
+                same = node.args[0]
             elif node.target in views:
                 node.target = aten.reshape.default
+        elif node.target is aten.permute.default and node.args[0].target is aten.permute.default:
+            inner, outer = node.args[0].args[1], node.args[1]
+            if [inner[axis] for axis in outer] == list(range(len(outer))):
+                same = node.args[0].args[0]
+        elif node.target is aten.mul.Scalar and node.args[1] == 1:  # from `addmm`
+            same = node.args[0]
         elif node.target is aten.bmm.default and node.meta["val"].shape[-1] < 16 and not in_order:
             # A narrow product, such as that of a last layer, takes a CPU a third of the time as its transpose.
             with graph.inserting_before(node):
                 left, right = (graph.call_function(aten.transpose.int, (factor, 1, 2)) for factor in node.args)
                 turned = graph.call_function(aten.bmm.default, (right, left))
-                product = graph.call_function(aten.transpose.int, (turned, 1, 2))
-            product.meta = node.meta
-            node.replace_all_uses_with(product)
+                same = graph.call_function(aten.transpose.int, (turned, 1, 2))
+            same.meta = node.meta
+        if same is not None:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
+    for node in reversed(graph.nodes):
+        if node.target in (aten.permute.default, aten.select.int) and not node.users:
             graph.erase_node(node)
     step.recompile()
     return step
@@ -816,42 +829,45 @@ def _mean_loss(network, loss: Loss, drawn: list[Tensors], sizes: list[int], hype
             f"train: the loss must return one number for each of {len(logits)} examples, got shape "
             f"{tuple(losses.shape)}"
         )
-    return sum(part.mean() for part in losses.split(sizes))
+    return losses.mean() if len(sizes) == 1 else sum(part.mean() for part in losses.split(sizes))
 
 
 class _Optimizer:
-    """Adam (Kingma and Ba 2015, algorithm 1; decay as in Loshchilov and Hutter 2019) and SGD.
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), and SGD.
 
-    Every run has its own learning rate and weight decay, which torch.optim cannot do for stacked parameters. A run that
-    is not alive does not move.
+    Every run has its own learning rate and weight decay, which torch.optim cannot do for stacked parameters: torch's
+    Adam makes the step of rate 1, and each run goes its own share of it. A run that is not alive does not move.
     """
 
     def __init__(self, name: str, momentum: float, decays: bool, parameters: Tensors) -> None:
-        self.name, self.momentum, self.decays, self.count = name, momentum, decays, 0
+        self.name, self.momentum, self.decays = name, momentum, decays
         self.first = {k: torch.zeros_like(v) for k, v in parameters.items()}
-        self.second = {k: torch.zeros_like(v) for k, v in parameters.items()}
+        self.second, self.unit_step = ({k: torch.zeros_like(v) for k, v in parameters.items()} for _ in range(2))
+        self.counts = [torch.zeros((), device=value.device) for value in parameters.values()]
 
     def step(self, parameters: Tensors, gradients: Tensors, lr: Tensor, weight_decay: Tensor, alive: Tensor) -> None:
-        self.count += 1
         lr = lr * alive
         # `torch.where` on every gradient would cost more than Adam itself; but to look at `alive` would stall a GPU.
-        masked = alive.is_cuda or not alive.all()
-        late = math.sqrt(1 - 0.999**self.count)
+        if alive.is_cuda or not alive.all():
+            gradients = {name: torch.where(_like(alive, grad), grad, 0.0) for name, grad in gradients.items()}
+        if self.name == "adam":
+            states = [[state[name] for name in parameters] for state in (self.first, self.second)]
+            steps = [self.unit_step[name].zero_() for name in parameters]
+            # The fused kernel walks through memory and looks at no strides.
+            grads = [gradients[name].contiguous() for name in parameters]
+            adam(steps, grads, *states, [], self.counts, fused=True, **ADAM)
         for name, parameter in parameters.items():
-            grad = torch.where(_like(alive, parameter), gradients[name], 0.0) if masked else gradients[name]
-            rate, first, second = _like(lr, parameter), self.first[name], self.second[name]
-            if self.decays and self.name == "sgd":
-                grad = grad + _like(weight_decay, parameter) * parameter
-            elif self.decays:
-                parameter.mul_(1 - rate * _like(weight_decay, parameter))
-            if self.name == "sgd":
-                parameter.sub_(rate * first.mul_(self.momentum).add_(grad))
-                continue
-            first.lerp_(grad, 0.1)
-            second.mul_(0.999).addcmul_(grad, grad, value=0.001)
-            # m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8), in few passes over memory.
-            scale = second.sqrt().add_(1e-8 * late)
-            parameter.addcmul_(torch.div(first, scale, out=scale), rate * (-late / (1 - 0.9**self.count)))
+            rate = _like(lr, parameter)
+            if self.name == "adam":
+                if self.decays:
+                    parameter.mul_(1 - rate * _like(weight_decay, parameter))
+                parameter.addcmul_(self.unit_step[name], rate)
+            else:
+                grad = gradients[name] + _like(weight_decay, parameter) * parameter if self.decays else gradients[name]
+                parameter.sub_(rate * self.first[name].mul_(self.momentum).add_(grad))
+
+
+ADAM = {"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
 
 
 def _like(values: Tensor, parameter: Tensor) -> Tensor:

@@ -96,6 +96,26 @@ def test_training_is_the_six_lines_of_every_tutorial(engine):
     assert_close(students.losses[-1, 0], loss.detach(), rtol=1e-5, atol=1e-6)
 
 
+class Turned(nn.Module):
+    """Weights that lie in memory in another order than their shape, and one that is used turned round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, stride=2).to(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(torch.randn(4, 36).T / 6)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.conv(inputs).relu().flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_order_of_weights_in_memory_does_not_matter(optimizer):
+    settings = {"steps": 20, "lr": 0.01, "weight_decay": 0.1, "seeds": [3, 4], "optimizer": optimizer}
+    beside, after = (train(Turned, images(), labels, engine=engine, **settings) for engine in ("vmap", "loop"))
+    assert_same_students(beside, after)
+
+
+
 THREE_SEEDS = {seed: sample(50, seed) for seed in (3, 4, 5)}
 SETTINGS = {
     "defaults": {},
