@@ -1,8 +1,8 @@
 """kdcourse: the code of the course, in storeys; each imports only from below.
 
-4  book, exercises, solutions                    what people touch
-3  plotting, widgets, grading, experiments       what is shown and judged
-2  training                                      one loop, any loss
-1  data, models, chunks                          what is trained, on what, and where it is kept
-0  softmax, losses, schedules, metrics           the mathematics; start here, in this order
+4  book, exercises, solutions                           what people touch
+3  plotting, widgets, grading, experiments              what is shown and judged
+2  training                                             one loop, any loss
+1  data, models, chunks                                 what is trained, on what, and where it is kept
+0  softmax, losses, schedules, metrics, calibration     the mathematics; start here, in this order
 """

@@ -101,6 +101,46 @@ def digits() -> Batch:
     return Batch((pixels - pixels.mean()) / pixels.std(), torch.tensor(labels, dtype=torch.long))
 
 
+def composites(
+    digits: Tensor, pool: Tensor, generator: torch.Generator, show: str = "one", chimeras: bool = True
+) -> tuple[Tensor, Tensor]:
+    """A digit among nine tiles: `digits` [n, 64] -> inputs [n, 9, 64] and the tile of each digit, [n].
+
+    The other tiles are fragments: four quadrants of four images of `pool` [m, 64], in shuffled places. They have the
+    look of digits and show none. With `show` "none" all nine tiles are fragments, with "occluded" a random half of the
+    digit's tile is blank, with "two" row i has two digits, rows i and n / 2 + i of `digits`: [n / 2, 9, 64].
+    One fragment in 24 is a chimera, its quadrants all in their own places; without `chimeras` there is none.
+    """
+    if show not in ("one", "none", "two", "occluded"):
+        raise ValueError(f"composites: show must be one, none, two or occluded, got {show!r}")
+    if show == "two" and len(digits) % 2:
+        raise ValueError(f"composites: two digits each need an even number of rows, got {len(digits)}")
+    n, device = len(digits) // 2 if show == "two" else len(digits), digits.device
+    quarters = pool.view(-1, 2, 4, 2, 4).transpose(2, 3).reshape(-1, 4, 16)  # [m, quadrants, pixels]
+    images = torch.randint(len(pool), (n, 9, 4), generator=generator, device=device)
+    places = torch.rand(n, 9, 4, generator=generator, device=device).argsort(-1)
+    if not chimeras:
+        in_order = (places == torch.arange(4, device=device)).all(-1, keepdim=True)
+        places = torch.where(in_order, places.roll(1, -1), places)
+    tiles = quarters[images, places].view(n, 9, 2, 2, 4, 4).transpose(3, 4).reshape(n, 9, 64)
+    tile = torch.rand(n, 9, generator=generator, device=device).argsort(-1)
+    if show == "occluded":
+        digits = _half_blank(digits, torch.randint(4, (n,), generator=generator, device=device))
+    if show != "none":
+        tiles[torch.arange(n, device=device), tile[:, 0]] = digits[:n]
+    if show == "two":
+        tiles[torch.arange(n, device=device), tile[:, 1]] = digits[n:]
+    return tiles, tile[:, 0]
+
+
+def _half_blank(digits: Tensor, side: Tensor) -> Tensor:
+    """Top, bottom, left or right half of each digit as paper."""
+    place = torch.arange(8, device=digits.device) < 4
+    rows = torch.stack([place, ~place])[:, :, None].expand(2, 8, 8)
+    halves = torch.cat([rows, rows.transpose(1, 2)]).reshape(4, 64)
+    return torch.where(halves[side], digits.min(), digits)
+
+
 def fashion_mnist(train: bool = True) -> Batch:
     """Fashion-MNIST: 60,000 or 10,000 images of clothes, inputs [n, 1, 28, 28], standardised.
 

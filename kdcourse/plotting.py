@@ -123,6 +123,47 @@ def bars(
         axes.legend()
 
 
+def reliability(
+    confidence: Sequence[float], right: Sequence[float], count: Sequence[float], *, axes: Axes | None = None
+) -> None:
+    """A reliability diagram of `metrics.reliability_bins`: accuracy against confidence, with 95 % Wilson intervals.
+
+    A dot on the diagonal is as often right as it says. The bars are the shares of all examples that fall into the
+    bins, with the counts above them; empty bins are left out.
+    """
+    axes = axes or plt.gca()
+    full = np.asarray(count) > 0
+    x, y, n = (np.asarray(values, dtype=float)[full] for values in (confidence, right, count))
+    low, high = _wilson(y, n)
+    axes.plot([0, 1], [0, 1], color=BLACK, linestyle=":", linewidth=1)
+    axes.bar(x, n / n.sum(), width=0.5 / len(full), color=SKY, alpha=0.5)
+    for place, share, number in zip(x, n / n.sum(), n, strict=True):
+        axes.annotate(f"{number:.0f}", (place, share), ha="center", va="bottom", fontsize=8)
+    axes.errorbar(x, y, yerr=(y - low, high - y), fmt="o", capsize=3, color=BLUE, linestyle="none")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share right")
+
+
+def _wilson(share: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of a share of `number` examples (Wilson 1927): never empty, never beyond 0 or 1."""
+    z = 1.96
+    centre, weight = share + z**2 / (2 * number), 1 + z**2 / number
+    half = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    # Rounding may leave a share of 0 or 1 a hair outside its own interval.
+    return np.minimum((centre - half) / weight, share), np.maximum((centre + half) / weight, share)
+
+
+def risk_coverage(
+    coverage: Sequence[float],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float] | float]],
+    *,
+    axes: Axes | None = None,
+) -> None:
+    """Mistakes among the answers that are kept, against the share kept: lines[name] = (mean risk, half width)."""
+    percent = {name: (100 * np.asarray(mean), 100 * np.asarray(half)) for name, (mean, half) in lines.items()}
+    labels = {"x_label": "answers kept, the most confident first, %", "y_label": "wrong among them, %"}
+    curves(100 * np.asarray(coverage), percent, axes=axes, **labels)
+
+
 def table(frame: DataFrame) -> HTML:
     """A data frame as a plain table of the page, its index as the first column."""
     if frame.index.name:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kdcourse.data import Batch, GaussianMixture, digits, fashion_mnist, folder, split
+from kdcourse.data import Batch, GaussianMixture, composites, digits, fashion_mnist, folder, split
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -244,3 +244,71 @@ def test_data_live_where_the_variable_says_or_in_the_cache(monkeypatch):
     assert folder() == Path.home() / "somewhere"
     monkeypatch.delenv("KDCOURSE_DATA")
     assert folder() == Path.home() / ".cache" / "kdcourse"
+
+
+# -- composites ----------------------------------------------------------------------------------
+
+
+def compose(show: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Six shown digits that can be told from the pool: (digits, inputs, tile)."""
+    digits = 100.0 + torch.arange(6 * 64.0).view(6, 64)
+    pool = torch.arange(50 * 64.0).view(50, 64) / 64  # 0 to 50: the number of the image and of the pixel
+    return digits, *composites(digits, pool, torch.Generator().manual_seed(seed), show)
+
+
+def test_one_tile_is_the_digit_and_the_others_are_quarters_of_the_pool():
+    digits, inputs, tile = compose("one")
+    assert inputs.shape == (6, 9, 64) and set(tile.tolist()) <= set(range(9))
+    for row in range(6):
+        assert torch.equal(inputs[row, tile[row]], digits[row])
+        for fragment in inputs[row][torch.arange(9) != tile[row]].view(8, 8, 8):
+            images, quarters = set(), set()
+            for down, right in ((0, 0), (0, 4), (4, 0), (4, 4)):
+                piece = fragment[down : down + 4, right : right + 4] * 64
+                pixel = (piece % 64).long()
+                assert torch.equal(pixel - pixel[0, 0], (8 * torch.arange(4)[:, None] + torch.arange(4))), "one quarter"
+                images.add(int(piece[0, 0]) // 64)
+                quarters.add((pixel[0, 0] // 8 // 4 * 2 + pixel[0, 0] % 8 // 4).item())
+            assert quarters == {0, 1, 2, 3}, "each place of a digit once, shuffled"
+            assert len(images) > 1
+
+
+def test_none_two_and_occluded():
+    digits, inputs, _ = compose("none")
+    assert inputs.shape == (6, 9, 64) and inputs.max() < 100
+    digits, inputs, tile = compose("two")
+    assert inputs.shape == (3, 9, 64)
+    for row in range(3):
+        shown = inputs[row][(inputs[row] >= 100).all(-1)]
+        assert torch.equal(shown.sort(0).values, digits[[row, row + 3]]) and torch.equal(
+            inputs[row, tile[row]], digits[row]
+        )
+    digits, inputs, tile = compose("occluded")
+    hidden = inputs[torch.arange(6), tile] != digits
+    assert (inputs[torch.arange(6), tile][hidden] == digits.min()).all()
+    for row, half in enumerate(hidden.view(6, 8, 8)):
+        whole = half.all(0).sum() + half.all(1).sum()  # rows and columns that are wholly hidden
+        assert whole == 4 or row == 0, "the first digit holds the lowest pixel itself"
+
+
+@pytest.mark.parametrize("chimeras", [True, False])
+def test_one_fragment_in_24_has_its_quarters_in_their_places_or_none(chimeras):
+    pool = (torch.arange(64) // 32 * 2 + torch.arange(64) % 8 // 4).expand(4, 64).float()  # each pixel says its quarter
+    tiles, _ = composites(pool.repeat(500, 1), pool, torch.Generator().manual_seed(0), "none", chimeras)
+    share = (tiles == pool[0]).all(-1).float().mean().item()
+    assert share == pytest.approx(1 / 24 if chimeras else 0.0, abs=0.005)
+    assert torch.equal(tiles.sum(-1), pool[0].sum().expand(2_000, 9)), "each quarter once"
+
+
+def test_composites_are_repeatable_and_the_digit_stands_anywhere():
+    assert all(torch.equal(a, b) for a, b in zip(compose("one"), compose("one"), strict=True))
+    assert not torch.equal(compose("one")[1], compose("one", seed=1)[1])
+    _, tile = composites(torch.zeros(900, 64), torch.ones(4, 64), torch.Generator().manual_seed(0))
+    assert tile.bincount(minlength=9).min() > 60
+
+
+def test_composites_say_what_they_cannot_do():
+    with pytest.raises(ValueError, match="composites: show must be one, none, two or occluded, got 'three'"):
+        compose("three")
+    with pytest.raises(ValueError, match="two digits each need an even number of rows, got 3"):
+        composites(torch.zeros(3, 64), torch.zeros(4, 64), torch.Generator(), "two")

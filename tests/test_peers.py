@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.testing import assert_close
 
 from kdcourse import metrics
+from kdcourse.calibration import fit_temperature
 from kdcourse.losses import distillation_loss, hard_loss, soft_loss
 from kdcourse.softmax import entropy, tempered_log_softmax, tempered_softmax
 
@@ -25,6 +27,8 @@ with warnings.catch_warnings():  # what the peers import is theirs to mend
     import torchmetrics.functional as tm
     from torchdistill.losses.mid_level import KDLoss
     from torchmetrics.functional.classification import (
+        binary_auroc,
+        binary_average_precision,
         binary_calibration_error,
         multiclass_accuracy,
         multiclass_calibration_error,
@@ -192,6 +196,23 @@ def test_torchmetrics_names_the_divergence_by_the_teacher_first(answers):
     assert_close(metrics.kl_to_teacher(student, teacher), theirs)
 
 
+@pytest.mark.parametrize("bins", [5, 15])
+def test_torchmetrics_gap_of_one_class_after_the_other_is_the_classwise_error(answers, bins):
+    student, _, targets = (part.float() if part.is_floating_point() else part for part in answers)
+    probs = student.softmax(-1)
+    theirs = [binary_calibration_error(probs[:, k].contiguous(), (targets == k).long(), bins) for k in range(CLASSES)]
+    assert_close(metrics.classwise_calibration_error(student, targets, bins), torch.stack(theirs).mean())
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_torchmetrics_of_certain_answers(equal_mass):
+    sure = 1e4 * torch.eye(4).repeat(5, 1)
+    targets = (torch.arange(20) + (torch.arange(20) < 6)) % 4
+    ours = metrics.expected_calibration_error(sure, targets, equal_mass=equal_mass)
+    assert_close(ours, multiclass_calibration_error(sure.softmax(-1), targets, 4, n_bins=15))
+    assert_close(ours, torch.tensor(0.3))
+
+
 # -- scikit-learn ---------------------------------------------------------------------------------
 
 
@@ -249,3 +270,56 @@ def test_sklearn_counts_agreement_as_the_accuracy_of_the_student_on_the_teachers
     student, teacher, _ = answers
     theirs = sk.accuracy_score(teacher.argmax(-1), student.argmax(-1))
     assert_close(metrics.agreement(student, teacher).item(), theirs, rtol=1e-6, atol=0)
+
+
+def test_sklearns_curve_of_quantiles_is_the_bins_of_equal_mass(answers):
+    student, _, targets = answers
+    confidence, choice = student.softmax(-1).max(-1)
+    right = (choice == targets).numpy()
+    theirs_right, theirs_confidence = calibration_curve(
+        right, confidence.numpy(), n_bins=BATCH // 12, strategy="quantile"
+    )
+    ours_confidence, ours_right, _ = metrics.reliability_bins(student, targets, BATCH // 12, equal_mass=True)
+    assert_close(ours_right.numpy(), theirs_right)
+    assert_close(ours_confidence.numpy(), theirs_confidence)
+
+
+@pytest.mark.parametrize("kind", ["no ties", "ties", "two values", "all equal", "probabilities at 0 and 1"])
+@pytest.mark.parametrize("seed", range(3))
+def test_sklearn_and_torchmetrics_agree_on_auroc_and_average_precision(kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    score = {
+        "no ties": torch.rand(200, generator=generator),
+        "ties": torch.randint(8, (200,), generator=generator) / 8,
+        "two values": torch.randint(2, (200,), generator=generator).float(),
+        "all equal": torch.full((200,), 0.3),
+        "probabilities at 0 and 1": (3 * torch.rand(200, generator=generator) - 1).clamp(0, 1),
+    }[kind]
+    positives = torch.rand(200, generator=generator) < 0.2 + 0.5 * score
+    for ours, ranked, other in (
+        (metrics.auroc, sk.roc_auc_score, binary_auroc),
+        (metrics.aupr, sk.average_precision_score, binary_average_precision),
+    ):
+        assert_close(ours(score, positives).item(), ranked(positives, score), rtol=1e-5, atol=0)
+        assert_close(ours(score, positives), other(score, positives.long()), rtol=1e-5, atol=0)
+
+
+def test_of_one_kind_alone_the_peers_answer_or_warn_and_ours_is_not_a_number():
+    score, none = torch.rand(9), torch.zeros(9, dtype=torch.bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert binary_auroc(score, none.long()) == 0  # as if it were the worst score
+        assert np.isnan(sk.roc_auc_score(none, score))
+        assert sk.average_precision_score(none, score) == 0
+    assert metrics.auroc(score, none).isnan() and metrics.auroc(score, ~none).isnan()
+    assert metrics.aupr(score, none).isnan() and metrics.aupr(score, ~none) == 1
+
+
+def test_a_temperature_fitted_by_sklearns_logistic_regression_is_the_same(answers):
+    """Two classes: the slope of a regression without intercept on the difference of the logits is 1 / T."""
+    generator = torch.Generator().manual_seed(0)
+    gap = 3 * torch.randn(500, generator=generator, dtype=torch.float64)
+    targets = (torch.rand(500, generator=generator, dtype=torch.float64) < (gap / 2).sigmoid()).long()
+    logits = torch.stack([torch.zeros_like(gap), gap], -1)
+    peer = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10).fit(gap[:, None].numpy(), targets.numpy())
+    assert_close(fit_temperature(logits, targets)[0].item(), 1 / peer.coef_.item(), rtol=1e-5, atol=0)

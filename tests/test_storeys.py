@@ -9,7 +9,7 @@ import kdcourse
 
 ROOT = Path(kdcourse.__file__).parent
 STOREYS = [
-    ["softmax", "losses", "schedules", "metrics"],
+    ["softmax", "losses", "schedules", "metrics", "calibration"],
     ["data", "models", "chunks"],
     ["training"],
     ["plotting", "widgets", "grading", "experiments"],

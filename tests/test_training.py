@@ -115,7 +115,6 @@ def test_the_order_of_weights_in_memory_does_not_matter(optimizer):
     assert_same_students(beside, after)
 
 
-
 THREE_SEEDS = {seed: sample(50, seed) for seed in (3, 4, 5)}
 SETTINGS = {
     "defaults": {},
