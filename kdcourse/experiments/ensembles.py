@@ -1,10 +1,10 @@
 """What does a student keep of an ensemble's uncertainty, and what does a better recipe give without a teacher?
 
-Two data sets: digits (200 labelled images a seed) and Fashion-MNIST (1,000). Classes 0 to 7 are learned; 8 and 9 are
-foreign, and so are turned and noisy test images. Ten small networks teach; every student answers in one pass and has
-about a fifth of their parameters. A recipe is what a network sees while it learns: images as they are, with dropout,
-moved by a pixel or two, moved and with dropout, or mixed (clean, mixed in pairs with their labels, noisy, moved).
-Settings come from a pilot on other seeds of the same digits; nothing was tuned for Fashion-MNIST.
+200 labelled digits a seed; `fashion_ensembles` repeats the main arms on Fashion-MNIST. Classes 0 to 7 are learned; 8
+and 9 are foreign, and so are turned and noisy test images. Ten small networks teach; every student answers in one pass
+and has about a fifth of their parameters. A recipe is what a network sees while it learns: images as they are, with
+dropout, moved by a pixel or two, moved and with dropout, or mixed (clean, mixed in pairs with their labels, noisy,
+moved). Settings come from a pilot on other seeds of the same digits.
 """
 
 import itertools
@@ -29,9 +29,7 @@ CLASSES, MEMBERS, DROPOUT, MC_PASSES, RECONSTRUCTION = 8, 10, 0.2, 20, 0.3
 BOUNDS = (0.5, 2.0)  # of the fitted temperature: 200 images may hold no error, and then it would run away
 FOREIGN = ("held", "turned", "noisy")
 RECIPES = ("plain", "dropout", "shift", "dropout-shift", "mixing")
-SIDES = {"digits": 8, "fashion": 28}
 HIDDEN = {"one net": (128, 64), "member": (64, 64), "heads": (112, 56)}
-OPTIONAL = tuple(f"{name}_{score}" for name in FOREIGN for score in ("knowledge", "distance"))
 
 REMEDIES = {
     "weight decay 0.1": {"weight_decay": 0.1},
@@ -67,35 +65,30 @@ TAUGHT = [
     ("EnD, reconstruction", "plain", "mixing"),
     *((f"{body}, Hydra", teacher, "mixing") for body in ("attention", "mean pool") for teacher in ("plain", "mixing")),
 ]
-FASHION = [
-    *(("one net", "none", recipe) for recipe in RECIPES),
-    ("MC dropout", "none", "dropout"),
-    *((f"one net, {remedy}", "none", "plain") for remedy in REMEDIES if remedy != "reconstruction"),
-    *((arm, "plain", "plain") for arm in ("EnD, T = 1", "EnD, T = 3")),
-    *((arm, t, "mixing") for t in ("plain", "mixing") for arm in ("EnD, T = 3", "Hydra", "Dirichlet")),
-    *(("KD from one member", t, "mixing") for t in ("plain", "mixing")),
-]
-TEACHERS = {"digits": ("plain", "shift", "dropout-shift", "mixing"), "fashion": ("plain", "mixing")}
+TEACHERS = ("plain", "shift", "dropout-shift", "mixing")
 
 SCALES = {
     "smoke": {
-        "data": {"digits": {"train": 40, "validation": 40, "test": 60, "lr": 3e-3, "seeds": 2}},
+        "side": 8,
+        "images": {"train": 40, "validation": 40, "test": 60},
         "seeds": [500, 501],
+        "lr": 3e-3,
         "steps": 6,
         "plain_steps": 4,
         "batch": 24,
         "member_batch": 16,
+        "arms": [["members", "none", "plain"], ["one net", "none", "mixing"], ["Hydra", "plain", "mixing"]],
     },
     "cpu": {
-        "data": {
-            "digits": {"train": 200, "validation": 200, "test": 1_043, "lr": 3e-3, "seeds": 10},
-            "fashion": {"train": 1_000, "validation": 1_000, "test": 2_000, "lr": 1e-3, "seeds": 5},
-        },
+        "side": 8,
+        "images": {"train": 200, "validation": 200, "test": 1_043},
         "seeds": list(range(500, 510)),
+        "lr": 3e-3,
         "steps": 1_000,
         "plain_steps": 400,  # members without any augmentation; longer only makes them surer of what they know
         "batch": 192,
         "member_batch": 96,
+        "arms": [*(("members", "none", recipe) for recipe in TEACHERS), *FREE, *TAUGHT, ("pixels", "none", "plain")],
     },
 }
 
@@ -293,27 +286,25 @@ class World:
 
 @dataclass
 class Worlds:
-    """All seeds of each data set, and the teachers that have been trained so far."""
+    """The images of all seeds, and the teachers that have been trained so far."""
 
     settings: Settings
     device: torch.device
-    seeds: dict[str, list[int]]
-    of: dict[str, dict[int, World]]
-    trained: dict[tuple[str, str], dict[int, Stacked]] = field(default_factory=dict)
+    of: dict[int, World]
+    trained: dict[str, dict[int, Stacked]] = field(default_factory=dict)
 
-    def teachers(self, name: str, recipe: str) -> dict[int, Stacked]:
+    def teachers(self, recipe: str) -> dict[int, Stacked]:
         """For each seed ten networks of a recipe, trained on labels, stacked."""
-        if (name, recipe) not in self.trained:
-            settings, side = self.settings, SIDES[name]
-            own = {seed: self.of[name][seed].train for seed in self.seeds[name]}
-            members = {MEMBERS * seed + i: images for seed, images in own.items() for i in range(MEMBERS)}
+        if recipe not in self.trained:
+            settings, side = self.settings, self.settings["side"]
+            members = {MEMBERS * seed + i: world.train for seed, world in self.of.items() for i in range(MEMBERS)}
             steps = settings["plain_steps" if recipe == "plain" else "steps"]
             students = train(
                 partial(Net, side**2, HIDDEN["member"], dropout=DROPOUT if "dropout" in recipe else 0.0),
                 members,
                 from_labels,
                 seeds=list(members),
-                lr=settings["data"][name]["lr"],
+                lr=settings["lr"],
                 steps=steps,
                 batch=settings["member_batch"],
                 lr_schedule=schedules.cosine(1, 0, steps),
@@ -322,26 +313,24 @@ class Worlds:
                 device=self.device,
             )
             nets = [students[run] for run in range(len(students))]
-            self.trained[name, recipe] = {
-                seed: Stacked(nets[MEMBERS * i : MEMBERS * (i + 1)]) for i, seed in enumerate(self.seeds[name])
+            self.trained[recipe] = {
+                seed: Stacked(nets[MEMBERS * i : MEMBERS * (i + 1)]) for i, seed in enumerate(self.of)
             }
-        return self.trained[name, recipe]
+        return self.trained[recipe]
 
 
 def prepare(settings: Settings, device: torch.device) -> tuple[Worlds, dict[str, float]]:
     """The images of all seeds, and the sizes of the networks."""
-    worlds, seeds = {}, {}
-    for name, sizes in settings["data"].items():
-        seeds[name] = settings["seeds"][: sizes["seeds"]]
-        images = [data.digits()] if name == "digits" else [data.fashion_mnist(True), data.fashion_mnist(False)]
-        images = [Batch(part.inputs.flatten(1), part.targets) for part in images]
-        worlds[name] = {seed: _world(images, sizes, seed, SIDES[name]) for seed in seeds[name]}
-    facts = {"members": MEMBERS}
-    for name in settings["data"]:
-        pixels = SIDES[name] ** 2
-        facts[f"parameters_of_ten_{name}"] = MEMBERS * count_parameters(Net(pixels, HIDDEN["member"]))
-        facts[f"parameters_of_one_net_{name}"] = count_parameters(network("one net", "plain", pixels))
-    return Worlds(settings, device, seeds, worlds), facts
+    pixels = settings["side"] ** 2
+    images = [data.digits()] if pixels == 64 else [data.fashion_mnist(True), data.fashion_mnist(False)]
+    images = [Batch(part.inputs.flatten(1), part.targets) for part in images]
+    worlds = {seed: _world(images, settings["images"], seed, settings["side"]) for seed in settings["seeds"]}
+    facts = {
+        "members": MEMBERS,
+        "parameters_of_ten_members": MEMBERS * count_parameters(Net(pixels, HIDDEN["member"])),
+        "parameters_of_one_net": count_parameters(network("one net", "plain", pixels)),
+    }
+    return Worlds(settings, device, worlds), facts
 
 
 def _world(images: list[Batch], sizes: Settings, seed: int, side: int) -> World:
@@ -371,46 +360,37 @@ def _world(images: list[Batch], sizes: Settings, seed: int, side: int) -> World:
 def units(settings: Settings) -> list[Unit]:
     """The members of each recipe, then every arm: all seeds together."""
     found = []
-    for name, sizes in settings["data"].items():
-        examples = sizes["seeds"] * settings["steps"] * settings["batch"]
-        for recipe in TEACHERS[name]:
-            arguments = {"data_set": name, "arm": "members", "teacher": "none", "inputs": recipe}
-            steps = settings["plain_steps" if recipe == "plain" else "steps"]
-            drawn = MEMBERS * sizes["seeds"] * steps * settings["member_batch"]
-            found.append(Unit(f"{name}: members, {recipe}", arguments, drawn))
-        for arm, teacher, inputs in (*FREE, *TAUGHT) if name == "digits" else FASHION:
-            title = f"{name}: {arm}, {inputs}" if teacher == "none" else f"{name}: {arm}, {inputs}, taught by {teacher}"
-            arguments = {"data_set": name, "arm": arm, "teacher": teacher, "inputs": inputs}
-            found.append(Unit(title, arguments, examples))
-        found.append(
-            Unit(f"{name}: pixels", {"data_set": name, "arm": "pixels", "teacher": "none", "inputs": "plain"}, 1)
-        )
+    for arm, teacher, inputs in settings["arms"]:
+        title = f"{arm}, {inputs}" + (f", taught by {teacher}" if teacher != "none" else "")
+        examples = len(settings["seeds"]) * settings["steps"] * settings["batch"]
+        if arm == "members":
+            steps = settings["plain_steps" if inputs == "plain" else "steps"]
+            examples = MEMBERS * len(settings["seeds"]) * steps * settings["member_batch"]
+        arguments = {"arm": arm, "teacher": teacher, "inputs": inputs}
+        found.append(Unit(title, arguments, 1 if arm == "pixels" else examples))
     return found
 
 
 def compute(
-    worlds: Worlds, settings: Settings, device: torch.device, *, data_set: str, arm: str, teacher: str, inputs: str
+    worlds: Worlds, settings: Settings, device: torch.device, *, arm: str, teacher: str, inputs: str
 ) -> DataFrame:
     """All seeds of one arm, or of the three that come from members."""
-    seeds, of = worlds.seeds[data_set], worlds.of[data_set]
-    reference = worlds.teachers(data_set, inputs if teacher == "none" and inputs in TEACHERS[data_set] else "plain")
-    if teacher != "none":
-        reference = worlds.teachers(data_set, teacher)
+    of = worlds.of
+    recipe = teacher if teacher != "none" else inputs if ["members", "none", inputs] in settings["arms"] else "plain"
+    reference = worlds.teachers(recipe)
     rows = []
     if arm == "members":
-        for seed in seeds:
+        for seed, ensemble in worlds.teachers(inputs).items():
             for count, label in ((1, "one member"), (2, "two members"), (MEMBERS, "ten members")):
-                ensemble = worlds.teachers(data_set, inputs)[seed]
-                answers = _answers(of[seed], lambda x, e=ensemble, n=count: e(x)[:, :n])
+                answers = _answers(of[seed], lambda images, e=ensemble, n=count: e(images)[:, :n])
                 size = count * count_parameters(ensemble) // MEMBERS
                 rows.append(_scores(answers, of[seed], reference[seed]) | _row(seed, label, size))
     elif arm == "pixels":
-        for seed in seeds:
-            distances = _distances(of[seed], lambda x: x[:, :-CLASSES])
-            rows.append(_empty() | _row(seed, arm, 0) | distances)
+        for seed, world in of.items():
+            rows.append(_empty() | _row(seed, arm, 0) | _distances(world, lambda images: images[:, :-CLASSES]))
     else:
-        students = _trained(worlds, data_set, arm, teacher, inputs)
-        for run, seed in enumerate(seeds):
+        students = _trained(worlds, arm, teacher, inputs)
+        for run, seed in enumerate(of):
             net = students[run].eval()
             answer = _passes(net) if arm == "MC dropout" else _members_of(net)
             row = _scores(_answers(of[seed], answer), of[seed], reference[seed])
@@ -419,34 +399,34 @@ def compute(
             # What rebuilds the pixels is not needed for an answer.
             unused = count_parameters(net.rebuild) if getattr(net, "rebuild", None) is not None else 0
             rows.append(row | _row(seed, arm, count_parameters(net) - unused))
-    table = DataFrame(rows).assign(data=data_set, teacher=teacher, inputs=inputs)
-    return table[["data", "seed", "arm", "teacher", "inputs", "parameters", *_empty()]]
+    table = DataFrame(rows).assign(teacher=teacher, inputs=inputs)
+    return table[["seed", "arm", "teacher", "inputs", "parameters", *_empty()]]
 
 
 def _row(seed: int, arm: str, parameters: int) -> dict[str, object]:
     return {"seed": seed, "arm": arm, "parameters": parameters}
 
 
-def _trained(worlds: Worlds, data_set: str, arm: str, teacher: str, inputs: str) -> Students:
-    settings, side = worlds.settings, SIDES[data_set]
+def _trained(worlds: Worlds, arm: str, teacher: str, inputs: str) -> Students:
+    settings, side = worlds.settings, worlds.settings["side"]
     loss, temperature = LOSSES[arm]
     steps, hyper = settings["steps"], {} if temperature is None else {"temperature": temperature}
     if arm == "Dirichlet":
         hyper["temperature"] = schedules.linear(10, 1, 2 * steps // 3)
     hyper |= REMEDIES.get(arm.removeprefix("one net, "), {})
-    images = {seed: worlds.of[data_set][seed].train for seed in worlds.seeds[data_set]}
+    images = {seed: world.train for seed, world in worlds.of.items()}
     if arm == "one net, validation labels too":
-        images = {seed: _joined(world.train, world.validation) for seed, world in worlds.of[data_set].items()}
+        images = {seed: _joined(world.train, world.validation) for seed, world in worlds.of.items()}
     return train(
         partial(network, arm, inputs, side**2),
         images,
         loss,
         seeds=list(images),
-        lr=settings["data"][data_set]["lr"],
+        lr=settings["lr"],
         steps=steps,
         batch=settings["batch"],
         lr_schedule=schedules.cosine(1, 0, steps),
-        teacher=None if teacher == "none" else worlds.teachers(data_set, teacher),
+        teacher=None if teacher == "none" else worlds.teachers(teacher),
         augment=view(inputs, side),
         device=worlds.device,
         **hyper,
@@ -541,12 +521,15 @@ def _empty() -> dict[str, float | None]:
     return dict.fromkeys((*plain, "ece_fitted", "aurc", *more))
 
 
+OPTIONAL = tuple(_empty())  # a distance in pixels has no accuracy, one answer no knowledge part
+
+
 STUDY = Study(
     name="ensembles",
     question="What does a student keep of an ensemble's uncertainty, and what does a better recipe give without one?",
     page="14_attention_uncertainty",
     scales=SCALES,
-    key=("data", "arm", "teacher", "inputs"),
+    key=("arm", "teacher", "inputs"),
     judged=("accuracy", "nll", "held_entropy"),
     units=units,
     prepare=prepare,

@@ -34,7 +34,15 @@ from kdcourse.experiments import LOWER_IS_BETTER, interval
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book" / "results"
 SMOKE_FOLDER = ROOT / "_build" / "results"  # numbers that only prove that a study runs stay out of the book
-STUDIES = ("fashion_temperature", "fashion_strict", "fashion_schedules", "tiles", "ensembles", "human_labels")
+STUDIES = (
+    "fashion_temperature",
+    "fashion_strict",
+    "fashion_schedules",
+    "tiles",
+    "ensembles",
+    "fashion_ensembles",
+    "human_labels",
+)
 FORMAT = 1
 
 Settings = Mapping[str, Any]
