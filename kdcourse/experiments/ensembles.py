@@ -393,9 +393,12 @@ def compute(
         for run, seed in enumerate(of):
             net = students[run].eval()
             answer = _passes(net) if arm == "MC dropout" else _members_of(net)
-            row = _scores(_answers(of[seed], answer), of[seed], reference[seed])
+            parts = _of_dirichlet if arm == "Dirichlet" else metrics.uncertainty_parts
+            row = _scores(_answers(of[seed], answer), of[seed], reference[seed], parts)
             if isinstance(net, Net):
-                row |= _distances(of[seed], net.features)
+                row |= _distances(of[seed], net.eval().features)
+            if arm == "one net, validation labels too":  # it has trained on what a temperature is fitted to
+                row |= dict.fromkeys(("val_nll", "fitted", "at_bound", "nll_fitted", "ece_fitted"))
             # What rebuilds the pixels is not needed for an answer.
             unused = count_parameters(net.rebuild) if getattr(net, "rebuild", None) is not None else 0
             rows.append(row | _row(seed, arm, count_parameters(net) - unused))
@@ -469,7 +472,9 @@ def _answers(world: World, answer: Callable[[Tensor], Tensor]) -> dict[str, Tens
     return {name: answer(rows) for name, rows in (own | world.foreign).items()}
 
 
-def _scores(answers: dict[str, Tensor], world: World, reference: Stacked) -> dict[str, float | None]:
+def _scores(
+    answers: dict[str, Tensor], world: World, reference: Stacked, parts: Callable = metrics.uncertainty_parts
+) -> dict[str, float | None]:
     """What a page compares: see `_empty` for the columns. Fidelity is to the ten of `reference`."""
     logits = {name: mean_of_members(members) for name, members in answers.items()}
     test, targets = logits["test"], world.test.targets
@@ -485,18 +490,18 @@ def _scores(answers: dict[str, Tensor], world: World, reference: Stacked) -> dic
         "ece_fitted": metrics.expected_calibration_error(test / fitted, targets),
         "aurc": metrics.aurc(probabilities.amax(-1), probabilities.argmax(-1) == targets),
     }
-    known = _unsure(answers["test"])
+    total, _, knowledge = parts(answers["test"])
     for name in FOREIGN:
-        scores = _unsure(answers[name])
-        row[f"{name}_entropy"] = _auroc(known["entropy"], scores["entropy"])
-        if answers["test"].shape[1] > 1:
-            row[f"{name}_knowledge"] = _auroc(known["knowledge"], scores["knowledge"])
+        foreign_total, _, foreign_knowledge = parts(answers[name])
+        row[f"{name}_entropy"] = _auroc(total, foreign_total)
+        if parts is _of_dirichlet or answers["test"].shape[1] > 1:  # one answer has no such part
+            row[f"{name}_knowledge"] = _auroc(knowledge, foreign_knowledge)
     return _empty() | {name: value.item() for name, value in row.items() if name in _empty()}
 
 
-def _unsure(member_logits: Tensor) -> dict[str, Tensor]:
-    total, _, knowledge = metrics.uncertainty_parts(member_logits)
-    return {"entropy": total, "knowledge": knowledge}
+def _of_dirichlet(member_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The parts of a Dirichlet whose concentrations are the exponentials of one answer's logits."""
+    return metrics.dirichlet_parts(member_logits[:, 0].exp())
 
 
 def _distances(world: World, features: Callable[[Tensor], Tensor]) -> dict[str, float]:
