@@ -22,6 +22,7 @@ ROLES = {
     "student": (BLUE, "-"),
     "distilled": (BLUE, "-"),
     "hard labels": (RED, "--"),
+    "more labels": (SKY, (0, (1, 1))),
     "weight decay": (ORANGE, "-."),
     "pseudo-labels": (GREEN, (0, (5, 1))),
     "logit MSE": (PINK, (0, (3, 1, 1, 1))),
@@ -140,7 +141,7 @@ def reliability(
     for place, share, number in zip(x, n / n.sum(), n, strict=True):
         axes.annotate(f"{number:.0f}", (place, share), ha="center", va="bottom", fontsize=8)
     axes.errorbar(x, y, yerr=(y - low, high - y), fmt="o", capsize=3, color=BLUE, linestyle="none")
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share right")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=(0, 0.5, 1), xlabel="confidence", ylabel="share right")
 
 
 def _wilson(share: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

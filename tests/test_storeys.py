@@ -10,7 +10,7 @@ import kdcourse
 ROOT = Path(kdcourse.__file__).parent
 STOREYS = [
     ["softmax", "losses", "schedules", "metrics", "calibration"],
-    ["data", "models", "chunks"],
+    ["data", "models", "attention", "chunks"],
     ["training"],
     ["plotting", "widgets", "grading", "experiments"],
     ["cli"],

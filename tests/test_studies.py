@@ -1,6 +1,7 @@
 """Recorded studies: nothing lost, nothing forged, everything shown."""
 
 import copy
+import importlib
 import json
 import os
 import re
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pandas import DataFrame
 from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from kdcourse import cli, data
 from kdcourse.data import Batch
-from kdcourse.experiments import fashion, fashion_schedules, study
+from kdcourse.experiments import fashion, fashion_schedules, study, tiles
 from kdcourse.experiments.study import RecordError, Study, Unit
 
 BOOK = study.ROOT / "book"
@@ -294,6 +296,58 @@ def test_fewer_images_are_the_first_of_more():
     assert torch.equal(few, more[:10]) and len(set(more.flatten().tolist())) == 20
 
 
+def test_the_tiles_of_a_seed_share_no_digit_between_training_validation_and_test():
+    world = tiles.cut(5, images=50, tests=200)
+    own, valid, test = (
+        batch.inputs[torch.arange(len(batch))[:, None], tile[:, None]].flatten(1) if tile is not None else batch.inputs
+        for batch, tile in ((world.own, world.own_tile), (world.validation, None), (world.test, world.test_tile))
+    )
+    shown = {tuple(row.tolist()) for row in test}
+    pool = {tuple(row.tolist()) for row in world.pool.inputs}
+    assert {tuple(row.tolist()) for row in own} <= pool and not shown & pool
+    assert not shown & {tuple(tile.tolist()) for tile in valid.flatten(0, 1)}
+    assert len(shown) > 150 and [len(batch) for batch in world.foreign.values()] == [200] * 3
+    # fragments come from the pool, at test time as well
+    quarters = {tuple(q.tolist()) for q in world.pool.inputs.view(-1, 2, 4, 2, 4).transpose(2, 3).reshape(-1, 16)}
+    for inputs in (world.test.inputs[0][torch.arange(9) != world.test_tile[0]], world.foreign["none"].inputs[0]):
+        pieces = inputs.reshape(-1, 2, 4, 2, 4).transpose(2, 3).reshape(-1, 16)
+        assert {tuple(piece.tolist()) for piece in pieces} <= quarters
+    again = tiles.cut(5, images=50, tests=200)
+    assert torch.equal(again.foreign["two"].inputs, world.foreign["two"].inputs)
+
+
+def test_the_maps_of_the_tiles_study_are_distributions():
+    shown = torch.rand(6, 9).softmax(-1)
+    for name, make in tiles.MAPS.items():
+        made = make(shown, torch.arange(6))
+        assert torch.allclose(made.sum(-1), torch.ones(6)) and (made >= 0).all(), name
+    assert torch.allclose(tiles.MAPS["true tile, blurred"](shown, torch.arange(6))[2, 2], torch.tensor(0.88))
+
+
+def test_a_row_of_the_tiles_study_agrees_with_what_the_networks_say():
+    world = tiles.cut(5, images=50, tests=200)
+    torch.manual_seed(0)
+    nets = [tiles.student().eval() for _ in range(3)]
+    row = tiles.judge(nets, world, torch.zeros(200, 10))
+    answers = [net(world.test.inputs) for net in nets]
+    mean = torch.stack([logits.softmax(-1) for logits, _ in answers]).mean(0)
+    weights = torch.stack([weights[:, 0] for _, weights in answers]).mean(0)
+    assert row["accuracy"] == pytest.approx((mean.argmax(-1) == world.test.targets).float().mean().item())
+    assert row["hit"] == pytest.approx((weights.argmax(-1) == world.test_tile).float().mean().item())
+    assert row["nll"] == pytest.approx(-mean.gather(-1, world.test.targets[:, None]).log().mean().item(), rel=1e-4)
+    assert row["two_distance"] != row["two_distance"], "three networks have no common features"
+    foreign = torch.stack([net(world.foreign["two"].inputs)[1][:, 0] for net in nets]).mean(0)
+    inside, outside = (torch.special.entr(w).sum(-1) for w in (weights, foreign))
+    above = (outside[:, None] > inside).float().mean().item()
+    assert row["two_map"] == pytest.approx(above, abs=1e-3)
+    single = tiles.judge(nets[:1], world, torch.zeros(200, 10))
+    known, asked = (F.normalize(nets[0].pooled(x)[0], dim=-1) for x in (world.own.inputs, world.test.inputs))
+    assert single["two_knowledge"] != single["two_knowledge"] and 0 <= single["two_distance"] <= 1
+    seen = tiles.read(nets[:1], world.test.inputs)
+    near = tiles.uncertainties(seen, tiles.read(nets[:1], world.own.inputs))["distance"]
+    assert torch.allclose(near, (1 - asked @ known.T).sort(-1).values[:, :3].mean(-1), atol=1e-5)
+
+
 # --- the records and the book -----------------------------------------------------------------------------------------
 
 
@@ -309,7 +363,10 @@ def test_a_committed_record_is_valid_complete_and_small(file):
         table = study.recorded(f"results/{file.name}", scale)
         assert not table.duplicated([*chosen.key, "seed"]).any()
         assert (table.groupby(list(chosen.key)).seed.nunique() == len(entry["settings"]["seeds"])).all()
-        assert table.drop(columns="frozen_at").notna().all(axis=None)
+        optional = list(getattr(importlib.import_module(f"kdcourse.experiments.{file.stem}"), "OPTIONAL", ()))
+        assert table.drop(columns=["frozen_at", *optional], errors="ignore").notna().all(axis=None)
+        lacking = table.groupby(list(chosen.key))[optional].agg(lambda column: column.isna().mean())
+        assert lacking.isin([0.0, 1.0]).all(axis=None), "an arm lacks a column in every seed or in none"
 
 
 def named_in(page: Path) -> set[str]:

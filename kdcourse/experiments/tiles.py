@@ -176,6 +176,12 @@ def distilled(output, batch, temperature=TEMPERATURE):
     return losses.soft_loss(first(output), batch.teacher_logits, temperature)
 
 
+def logit_mse(output, batch):
+    """The limit of high temperatures."""
+    gap = first(output) - batch.teacher_logits
+    return (gap - gap.mean(-1, keepdim=True)).square().mean(-1) / 2
+
+
 def mapped(output, batch, soft_weight, map_weight, temperature=TEMPERATURE):
     """The teacher or the labels, and the pull of a map."""
     answer = losses.distillation_loss(
@@ -330,7 +336,9 @@ def _arms() -> dict[str, Arm]:
         arms[f"{pool}, labels, no chimeras"] = Arm(pool, labels, tries=(RATES, DECAYS), chimeras=False)
         arms[f"{pool}, KD"] = Arm(pool, distilled)
         arms[f"{pool}, KD, temperatures"] = Arm(pool, distilled, tries=(TEMPERATURES,))
+        arms[f"{pool}, KD, logit MSE"] = Arm(pool, logit_mse)
         arms[f"{pool}, KD from B"] = Arm(pool, distilled, teacher="B")
+        arms[f"{pool}, KD from B, temperatures"] = Arm(pool, distilled, tries=(TEMPERATURES,), teacher="B")
     for base, soft, temperature in (("labels", 0.0, 1.0), ("KD", 1.0, TEMPERATURE), ("KD at T = 8", 1.0, 8.0)):
         for name, shown, weight in (
             ("map", "teacher", 1.0),

@@ -1,110 +1,68 @@
 """One submission, questioned: what runs inside the sandbox, and outside it for a learner's own check.
 
 The request holds the notebook, and for each question the name of a function and its inputs. The reply is a message
-for each question: a length (u32) and frames. There is nothing else here to read: no expected value, no list of
-mistakes, no seed.
+for each question. There is nothing else here to read: no expected value, no list of mistakes, no seed.
 """
 
+import json
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from .frames import Value, pack, unpack
+from .frames import Value, pack
 from .notebook import Notebook
 from .runner import Failure, observe
 from .spec import Probe
 
 
-def request(raw: bytes, asked: Sequence[tuple[str, str, str, tuple[str, ...], Sequence[Probe]]]) -> bytes:
-    """The notebook and, for each question, its id, the name to look for, how to run it, gradients and inputs.
-
-    A question without a way to run it ("") wants the literal of that name.
-    """
-    return pack(_requested(raw, asked))
-
-
-def _requested(raw: bytes, asked: Sequence[tuple]) -> Iterator[tuple[str, Value]]:
-    yield "notebook", np.frombuffer(raw, "|u1")
-    for question, name, run, grads, probes in asked:
-        yield f"{question}|name", name
-        yield f"{question}|run", run
-        yield f"{question}|grads", ",".join(grads)
-        for number, probe in enumerate(probes):
-            yield f"{question}|{number}|grads", int(probe.grads)
-            for key, value in probe.arguments.items():
-                yield f"{question}|{number}|{key}", value.numpy() if isinstance(value, torch.Tensor) else value
-
-
-def reply(data: bytes, send: Callable[[bytes], object]) -> None:
+def reply(request: bytes, send: Callable[[bytes], object]) -> None:
     """Answer a request, a message a question, sent as soon as it is known."""
-    items = unpack(data)
-    raw = next(items)[1].tobytes()
-    questions: dict[str, dict[str, Any]] = {}
-    for name, value in items:
-        question, *rest = name.split("|")
-        asked = questions.setdefault(question, {"probes": {}})
-        if len(rest) == 1:
-            asked[rest[0]] = value
-        else:
-            asked["probes"].setdefault(int(rest[0]), {})[rest[1]] = value
+    raw, questions = json.loads(request, object_hook=_tensor)
+    space: dict[str, Any] = {}
     try:
-        notebook = Notebook(raw)
+        notebook = Notebook(raw.encode("latin-1"))
         space = notebook.namespace()
     except Failure as failure:
-        for _ in questions:
-            send(_message(_seen(failure)))
-        return
-    for asked in questions.values():
-        send(_message(_answered(notebook, space, asked)))
-
-
-def _answered(notebook: Notebook, space: dict[str, Any], asked: dict[str, Any]) -> Iterator[tuple[str, Value]]:
-    if not asked["run"]:
+        notebook = failure
+    for asked in questions:
         try:
-            value = notebook.value(space, asked["name"])
-            number = isinstance(value, torch.Tensor | np.generic | np.ndarray)
-            yield (
-                ("unanswered", "not started.") if value is ... else ("literal", repr(value.item() if number else value))
-            )
+            content = pack(_answered(notebook, space, **asked))
         except Failure as failure:
-            yield from _seen(failure)
-        except Exception as error:
-            yield "no verdict", f"{asked['name']} is not a letter, a number or a list ({type(error).__name__})."
+            content = pack([(failure.state, failure.reason)])
+        send(struct.pack("<I", len(content)) + content)
+
+
+def _tensor(given: dict[str, Any]) -> Any:
+    return torch.tensor(given["tensor"]) if given.keys() == {"tensor"} else given
+
+
+def _answered(
+    notebook: Notebook | Failure, space: dict[str, Any], name: str, run: str = "", grads: Any = (), probes: Any = ()
+) -> Iterator[tuple[str, Value]]:
+    """What is seen of the function of that name; without a way to run it, the literal of that name."""
+    if isinstance(notebook, Failure):
+        raise notebook
+    if run:
+        given = [Probe(arguments, grads=wanted) for arguments, wanted in probes]
+        seen = observe(notebook.function(space, name), given, run=run, grads=tuple(grads))
+        if isinstance(seen, Failure):
+            raise seen
+        for number, probe in enumerate(seen):
+            yield from ((f"{number}|{observable}", value) for observable, value in probe.items())
         return
-    probes = [
-        Probe({key: _argument(value) for key, value in given.items() if key != "grads"}, grads=bool(given["grads"]))
-        for given in asked["probes"].values()
-    ]
-    grads = tuple(filter(None, asked["grads"].split(",")))
+    value = notebook.value(space, name)
+    if value is ...:
+        raise Failure("unanswered", "not started.")
     try:
-        answer = notebook.function(space, asked["name"])
-        seen = observe(answer, probes, run=asked["run"], grads=grads)
-    except Failure as failure:
-        seen = failure
-    yield from _seen(seen)
-
-
-def _seen(seen: Any) -> Iterator[tuple[str, Value]]:
-    if isinstance(seen, Failure):
-        yield seen.state, seen.reason
-        return
-    for number, probe in enumerate(seen):
-        for name, value in probe.items():
-            yield f"{number}|{name}", value
-
-
-def _argument(value: Value) -> Any:
-    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-
-
-def _message(frames: Iterator[tuple[str, Value]]) -> bytes:
-    content = pack(frames)
-    return struct.pack("<I", len(content)) + content
+        yield "literal", repr(value.item() if isinstance(value, torch.Tensor | np.generic | np.ndarray) else value)
+    except Exception as error:
+        what = f"{name} is not a letter, a number or a list ({type(error).__name__})."
+        raise Failure("no verdict", what) from None
 
 
 def main() -> None:

@@ -16,33 +16,48 @@ import platform
 import re
 import secrets
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from .asking import printable
-from .judge import Verdict, distance, drawn, expected, judge
+from .jail import Jail
+from .judge import Verdict, judge
 from .questions import QUESTIONS
 from .runner import Failure
-from .spec import Choice, Function, Order, Probe, Question
+from .spec import Choice, Function, Order, Question
 
 LARGEST = 2_000_000  # bytes of a notebook
-LOOKED_AT = 5_000  # files of one submission
 CODE = "asking child classroom frames jail judge notebook runner spec zygote questions/*".split()
+EXPECTED = "a folder, a git clone or an .ipynb for each student"
+Truth = Mapping[str, tuple[str, ...]]
 Record = dict[str, Any]
 
 
-class Asks(Protocol):
-    """What the jail does: a notebook's answers, ready for `judge`."""
-
-    def answers(self, raw: bytes, questions: Sequence[Question], seed: int) -> list[object]: ...
+def conventions(truth: Truth) -> dict[str, tuple[str, ...]]:
+    """A class's own conventions, carried on to the questions that follow another's; ValueError where that cannot be."""
+    functions = {id: question for id, question in QUESTIONS.items() if isinstance(question, Function)}
+    for id, names in truth.items():
+        if id not in functions:
+            raise ValueError(f"truth of {id}: only a function to write can have a convention")
+        functions[id].apart_from(frozenset(names))
+    carried = dict(truth)
+    for id, question in functions.items():
+        for other, known in question.follows.items():
+            for name in truth.get(other, ()):
+                if name not in known:
+                    raise ValueError(f"truth of {other}: {id} builds on it, and can be judged only where the "
+                                     f"convention is one of {', '.join(known)}; got {name}")  # fmt: skip
+                if known[name]:
+                    carried[id] = tuple(sorted({*carried.get(id, ()), known[name]}))
+                    question.apart_from(frozenset(carried[id]))
+    return carried
 
 
 @dataclass(frozen=True)
@@ -51,30 +66,30 @@ class Settings:
 
     exercise: str
     points: dict[str, float] = field(default_factory=dict)
-    truth: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    truth: Truth = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.questions:
+        ids = [question.id for question in self.questions]
+        if not ids:
             known = ", ".join(sorted({id[:2] for id in QUESTIONS}))
             raise ValueError(f"exercise: must be one of {known}; got {self.exercise!r}")
         for id in [*self.points, *self.truth]:
-            if id not in [question.id for question in self.questions]:
-                raise ValueError(f"exercise {self.exercise} has no question {id!r}")
+            if id not in ids:
+                raise ValueError(f"exercise {self.exercise} has no question {id!r}; it has {ids[0]} to {ids[-1]}")
         for id, points in self.points.items():
-            if not 0 < points < 1e6:
-                raise ValueError(f"points of {id}: must be positive, got {points:g}")
-        for id, names in self.truth.items():
-            question = QUESTIONS[id]
-            if not isinstance(question, Function):
-                raise ValueError(f"truth of {id}: only a function to write can have a convention")
-            question.apart_from(frozenset(names))
+            if not 0 <= points < 1e6:
+                raise ValueError(f"points of {id}: must be a number from 0 on, got {points:g}")
+        object.__setattr__(self, "truth", conventions(self.truth))
+
+    def __str__(self) -> str:
+        """As options of the command."""
+        parts = [f"--points {id}={points:g}" for id, points in sorted(self.points.items())]
+        parts += [f"--truth {id}={name}" for id, names in sorted(self.truth.items()) for name in names]
+        return " ".join([f"--exercise {self.exercise}", *parts])
 
     @property
     def questions(self) -> list[Question]:
         return [question for id, question in QUESTIONS.items() if id[:2] == self.exercise]
-
-    def of(self, id: str) -> float:
-        return self.points.get(id, 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,69 +101,53 @@ class Submission:
     problem: str = ""
 
 
-def find(source: Path, exercise: str) -> tuple[list[Submission], list[str]]:
-    """The submissions in a folder, sorted by name, and the names that were left aside.
+def find(source: Path, exercise: str = "") -> tuple[str, list[Submission], list[str]]:
+    """The exercise; the submissions in a folder, sorted by name; the names that were left aside.
 
     One .ipynb or one folder (a git clone, say) a student. A single .ipynb or a single git clone is one student.
     In a folder, the notebook whose name starts with the exercise's number is taken; else the only one without a number.
     """
     if not source.exists():
-        raise ValueError(f"there is no {source}")
+        raise ValueError(f"there is no {source}; submissions are {EXPECTED}, in one folder")
     source = source.resolve()
     single = source.is_file() or (source / ".git").exists()
     held: dict[str, list[Path]] = {}
-    problems, aside = {}, []
+    aside = []
     for entry in sorted([source] if single else source.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            name, notebooks = entry.name, _notebooks(entry)
-            if notebooks is None:
-                problems[name] = f"the folder holds more than {LOOKED_AT:,} files; none was looked at."
+            paths = (path for path in entry.rglob("*.ipynb") if "/." not in f"/{path.relative_to(entry)}")
+            held.setdefault(entry.name, []).extend(sorted(paths))
         elif entry.suffix == ".ipynb" or entry.is_symlink():
-            name, notebooks = entry.name.removesuffix(".ipynb"), [entry]
+            held.setdefault(entry.name.removesuffix(".ipynb"), []).append(entry)
         else:
             aside.append(entry.name)
-            continue
-        held.setdefault(name, []).extend(notebooks or [])
-    found = []
-    for name in sorted(held):
-        path, problem = _chosen(held[name], exercise)
-        found.append(Submission(name, path, problems.get(name, problem)))
-    return found, aside
+    if not held:
+        raise ValueError(f"{source} holds no submissions: {EXPECTED} is expected in it")
+    ours = {path.stem for path in (Path(__file__).parents[2] / "exercises").glob("*.ipynb")}
+    if not single and len(ours & held.keys()) > 1:
+        raise ValueError(f"{source} holds the course's exercises, not a class: what is graded is a folder with "
+                         f"{EXPECTED}. `kdcourse sample DIR` writes a class to try")  # fmt: skip
+    if not exercise:
+        paths = [path for notebooks in held.values() for path in notebooks]
+        numbers = {found[0] for path in paths if (found := re.match(r"\d\d(?!\d)", path.name))}
+        if len(numbers) != 1:
+            raise ValueError("which exercise? --exercise 04, say; the notebooks' names do not start with one number")
+        exercise = numbers.pop()
+    return exercise, [_chosen(name, held[name], exercise) for name in sorted(held)], aside
 
 
-def exercise_of(source: Path) -> str:
-    """The exercise whose number starts the notebooks' names, where they agree."""
-    folders = [source, *(path for path in source.iterdir() if not path.is_symlink())] if source.is_dir() else []
-    paths = [path for folder in folders if folder.is_dir() for path in _notebooks(folder) or []] or [source]
-    numbers = {found[0] for path in paths if (found := re.match(r"\d\d(?!\d)", path.name))}
-    if len(numbers) != 1:
-        raise ValueError("which exercise? --exercise 04, say; the notebooks' names do not start with one number")
-    return numbers.pop()
-
-
-def _notebooks(folder: Path) -> list[Path] | None:
-    """All notebooks of a folder, links not followed; None where there are too many files to look at."""
-    walk = os.walk(folder)
-    files = []
-    for base, folders, names in walk:
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += list(islice((Path(base, name) for name in names), LOOKED_AT + 1 - len(files)))
-        if len(files) > LOOKED_AT:
-            return None
-    return [path for path in files if path.suffix == ".ipynb" and not path.name.startswith(".")]
-
-
-def _chosen(notebooks: list[Path], exercise: str) -> tuple[Path | None, str]:
+def _chosen(name: str, notebooks: list[Path], exercise: str) -> Submission:
     named = [path for path in notebooks if re.match(rf"{exercise}(?!\d)", path.name)]
     pool = named or [path for path in notebooks if not re.match(r"\d\d_", path.name)]
     if len(pool) == 1:
-        return pool[0], ""
+        return Submission(name, pool[0])
     if not pool:
-        return None, f"there is no notebook (.ipynb) for exercise {exercise}."
-    names = ", ".join(sorted(path.name for path in pool)[:3])
-    return None, f"there are {len(pool)} notebooks for exercise {exercise} ({printable(names)}); one must be chosen."
+        return Submission(name, None, f"there is no notebook (.ipynb) for exercise {exercise}.")
+    names = printable(", ".join(sorted(path.name for path in pool)[:3]))
+    problem = f"there are {len(pool)} notebooks for exercise {exercise} ({names}); one must be chosen."
+    return Submission(name, None, problem)
 
 
 def read(path: Path) -> bytes:
@@ -172,47 +171,34 @@ def read(path: Path) -> bytes:
 
 
 def grade(
-    found: Sequence[Submission],
-    out: Path,
-    settings: Settings,
-    jail: Asks,
-    in_flight: int = 2,
-    done: Callable[[], object] = lambda: None,
-) -> list[Record]:
-    """A record for each submission, written to OUT/students as soon as it is known; `done` is called after each.
+    found: Sequence[Submission], out: Path, settings: Settings, jail: Jail, in_flight: int = 2
+) -> Iterator[tuple[Record, bool]]:
+    """A record for each submission, written to OUT/students as soon as it is known; and whether it was there before.
 
-    A record that is there, of the same notebook and the same grader, is taken as it is.
+    A record that is there, of the same notebook and the same grader, is kept as it is.
     """
-    if len({stem(submission.name) for submission in found}) < len(found) or not found:
-        raise ValueError("grade: there must be submissions, each with a name of its own")
     (out / "students").mkdir(parents=True, exist_ok=True)
     seed, grader = seed_of(out, settings.exercise), _grader(out, settings)
-    for question in settings.questions:  # before there are threads: what a right answer shows
-        if isinstance(question, Function):
-            for index in range(len(drawn(question, seed))):
-                expected(question, seed, index, frozenset(settings.truth.get(question.id, ())))
-                expected(question, seed, index)
 
     def asked(submission: Submission) -> tuple[Record, list[object] | None]:
         """The record, complete as it was; or begun, with the answers to be judged."""
+        raw, problem = b"", submission.problem
         try:
             raw = read(submission.path) if submission.path else b""
-            problem = submission.problem
         except ValueError as error:
-            raw, problem = b"", str(error)
-        known = load(out, submission.name)
-        digest = hashlib.sha256(problem.encode("utf-8", "replace") if problem else raw).hexdigest()
+            problem = str(error)
         record = {
             "name": submission.name, "exercise": settings.exercise, "file": str(submission.path or ""),
-            "problem": problem, "notebook": digest, "grader": grader, "truth": settings.truth,
+            "problem": problem, "notebook": hashlib.sha256(problem.encode("utf-8", "replace") or raw).hexdigest(),
+            "grader": grader, "options": str(settings), "truth": settings.truth,
         }  # fmt: skip
+        known = load(out, submission.name)
         if known and all(known[key] == record[key] for key in ("file", "problem", "notebook", "grader")):
             return known, None
         if problem:
             return record, [Failure("no verdict", problem)] * len(settings.questions)
         return record, jail.answers(raw, settings.questions, seed)
 
-    records = []
     with ThreadPoolExecutor(in_flight) as pool:
         try:
             for future in as_completed([pool.submit(asked, submission) for submission in found]):
@@ -220,12 +206,10 @@ def grade(
                 if given is not None:
                     _complete(record, settings, given, seed)
                     write(_file(out, record["name"]), json.dumps(record, indent=1) + "\n")
-                records.append(record)
-                done()
+                yield record, given is None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return sorted(records, key=lambda record: record["name"])
 
 
 def _complete(record: Record, settings: Settings, given: list[object], seed: int) -> None:
@@ -238,13 +222,36 @@ def _complete(record: Record, settings: Settings, given: list[object], seed: int
         says = [switch.says for switch in verdict.switches]
         if verdict.state == "wrong" and isinstance(question, Choice | Order):
             says = [verdict.line]  # the letter, or the pair, is the mistake
+        points = settings.points.get(question.id, 1.0)
         record["questions"][question.id] = {
             "state": verdict.state, "line": printable(verdict.line), "names": verdict.names,
             "says": says, "hints": [switch.hint for switch in verdict.switches],
-            "points": settings.of(question.id) * (verdict.state == "correct"), "of": settings.of(question.id),
+            "points": points * (verdict.state == "correct"), "of": points,
         }  # fmt: skip
     for key in ("points", "of"):
         record[key] = sum(entry[key] for entry in record["questions"].values())
+
+
+def changed(out: Path, settings: Settings) -> str:
+    """Why records of the last run in this folder will not be kept, in a sentence; "" if they may be."""
+    records = [json.loads(file.read_text("utf-8")) for file in sorted((out / "students").glob("*.json"))]
+    grader = _grader(out, settings) if records else ""
+    for record in records:
+        if record.get("options", str(settings)) != str(settings):
+            return f"The options have changed, so all is graded anew. Before: {record['options']}. Now: {settings}."
+        if record["grader"] != grader:
+            return "The grader has changed since the last run (the course, torch or Python), so all is graded anew."
+    return ""
+
+
+def forget(out: Path, records: Sequence[Record]) -> list[str]:
+    """Remove the records and pages of students whose submission is no longer there; whose they were."""
+    kept = {stem(record["name"]) for record in records}
+    ours = [path for path in sorted((out / "students").iterdir()) if path.suffix in (".json", ".html", ".draft")]
+    gone = [path for path in ours if path.stem not in kept]
+    for path in gone:
+        path.unlink()
+    return [path.stem for path in gone if path.suffix == ".json"]
 
 
 def without_verdict(record: Record) -> list[str]:
@@ -262,13 +269,9 @@ def secret_of(out: Path) -> bytes:
     file = out / "secret"
     if not file.exists():
         write(file, secrets.token_bytes(32).hex() + "\n", mode=0o600)
-    try:
-        secret = bytes.fromhex(file.read_text("ascii"))
-    except ValueError:
-        secret = b""
-    if len(secret) != 32:
+    if not re.fullmatch(r"[0-9a-f]{64}\s*", text := file.read_text("utf-8", "replace")):
         raise ValueError(f"{file} does not hold 32 bytes; without the class's secret its marks cannot be made again")
-    return secret
+    return bytes.fromhex(text)
 
 
 def _grader(out: Path, settings: Settings) -> str:
@@ -317,14 +320,10 @@ def marks(records: Sequence[Record], settings: Settings) -> str:
     ids = [question.id for question in settings.questions]
     rows.writerow(["student", "points", "of", *ids, "for a human"])
     for record in records:
-        points = [f"{record['questions'][id]['points']:g}" for id in ids]
-        cells = [printable(record["name"]), f"{record['points']:g}", f"{record['of']:g}", *points]
-        rows.writerow([_inert(cell) for cell in [*cells, " ".join(without_verdict(record))]])
+        points = [record["points"], record["of"], *(record["questions"][id]["points"] for id in ids)]
+        cells = [printable(record["name"]), *(f"{number:g}" for number in points), " ".join(without_verdict(record))]
+        rows.writerow(["'" + cell if cell[:1] in ("=", "+", "-", "@") else cell for cell in cells])
     return text.getvalue()
-
-
-def _inert(cell: str) -> str:
-    return "'" + cell if cell[:1] in ("=", "+", "-", "@") else cell
 
 
 def gradescope(record: Record) -> dict[str, Any]:
@@ -337,7 +336,7 @@ def gradescope(record: Record) -> dict[str, Any]:
     return {"score": record["points"], "output": record["problem"], "output_format": "text", "tests": tests}
 
 
-def classroom50(record: Record, environment: dict[str, str] | os._Environ) -> dict[str, Any]:
+def classroom50(record: Record, environment: Mapping[str, str]) -> dict[str, Any]:
     """One student's result.json, schema classroom50/result/v1; `environment`: what Classroom 50's runner sets.
 
     https://github.com/foundation50/classroom50/wiki/Advanced-Autograding#the-resultjson-contract (whole points).
@@ -365,56 +364,3 @@ def classroom50(record: Record, environment: dict[str, str] | os._Environ) -> di
 def sentence(entry: dict[str, Any]) -> str:
     """A verdict in one sentence: the mistake where it has a name, else what was seen."""
     return ". Also: ".join(entry["says"]) + "." if entry["names"] else entry["line"]
-
-
-def explain(out: Path, name: str, id: str, jail: Asks, file: Path | None = None) -> list[str]:
-    """For an appeal: the inputs, what came, what was expected, and the mistake, reproduced from the notebook.
-
-    `file`: the notebook, where it is no longer where it was graded; its bytes must be the same.
-    """
-    record = load(out, name)
-    if not record or id not in record["questions"]:
-        raise ValueError(f"explain: there is no {id} of {printable(name)!r} in {out / 'students'}")
-    if record["problem"]:
-        return [f"no verdict: {record['problem']}"]
-    file = file or Path(record["file"])
-    try:
-        raw = read(file)
-    except ValueError as error:
-        raise ValueError(f"explain: {file}: {error} Is it elsewhere? --notebook FILE") from None
-    if hashlib.sha256(raw).hexdigest() != record["notebook"]:
-        raise ValueError(f"explain: {file} has changed since it was graded; grade again, then explain")
-    question, seed = QUESTIONS[id], seed_of(out, record["exercise"])
-    truth = frozenset(record["truth"].get(id, ()))
-    (answer,) = jail.answers(raw, [question], seed)
-    verdict = judge(question, answer, seed, truth)
-    lines = [f"{id} {question.name}: {verdict.state}. {verdict.line}"]
-    lines += [f"mistake: {switch.says}." for switch in verdict.switches]
-    if not isinstance(question, Function) or isinstance(answer, Failure):
-        return lines if isinstance(answer, Failure) else [*lines, f"answer: {answer!r}"]
-    for index, (probe, seen) in enumerate(zip(drawn(question, seed), answer, strict=True)):
-        want = expected(question, seed, index, truth)
-        gap = distance(seen, want, question.rtol)
-        lines += ["", f"probe {index + 1}: {'agrees' if gap <= 1 else f'differs, {gap:.4g} tolerances'}"]
-        lines += _as_python(probe)
-        for key in want:  # the value, and what else differs
-            if key == "value" or distance({key: seen[key]}, {key: want[key]}, question.rtol) > 1:
-                what = key.replace("grad:", "gradient by ").replace("changed:", "changes ")
-                lines += [_numbers(f"  {what}: came ", seen[key]), _numbers(f"  {' ' * len(what)}  want ", want[key])]
-    return lines
-
-
-def _as_python(probe: Probe) -> list[str]:
-    """The inputs, to be copied into a notebook."""
-    return [
-        _numbers(f"  {name} = torch.tensor(", value.numpy()) + ")"
-        if isinstance(value, torch.Tensor)
-        else f"  {name} = {value}"
-        for name, value in probe.arguments.items()
-    ]
-
-
-def _numbers(before: str, value: np.ndarray) -> str:
-    options = {"separator": ", ", "threshold": 10**6, "max_line_width": 100, "floatmode": "unique"}
-    shown = value.astype(np.float32) if value.dtype.kind == "f" else value
-    return before + np.array2string(shown, prefix=before, **options)

@@ -5,13 +5,12 @@ without a net and says where it fell: only on request.
 """
 
 import os
-import struct
 import subprocess
 import sys
 import traceback as tb
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from .asking import ask, understand
+from . import asking
 from .judge import drawn
 from .notebook import Notebook
 from .questions import QUESTIONS
@@ -20,55 +19,43 @@ from .spec import Function, Question
 
 
 def answers(raw: bytes, questions: Sequence[Question], seed: int, limit: float = 60.0) -> list[object]:
-    """One entry a question, ready for `judge`; `limit`: seconds for each process that is asked.
+    """One entry a question, ready for `judge`; `limit`: seconds for each process that is asked."""
 
-    A question that ends its process gets no verdict, and those after it are asked again in a new process.
-    """
-    known: list[object] = []
-    while len(known) < len(questions):
-        asked = questions[len(known) :]
-        data, reason = _run(["kdcourse.grading.child"], ask(raw, asked, seed), limit)
-        known += [understand(q, seed, message) for q, message in zip(asked, _messages(data), strict=False)]
-        if len(known) < len(questions):
-            known.append(Failure("no verdict", reason))
-    return known
+    def talk(request: bytes, count: int) -> tuple[list[bytes], str]:
+        data, why = _run(["kdcourse.grading.child"], request, limit)
+        messages = []
+        while len(data) >= (end := 4 + int.from_bytes(data[:4], "little")):
+            messages.append(data[4:end])
+            data = data[end:]
+        return messages, why
+
+    return asking.answers(raw, questions, seed, talk)
 
 
-def traceback(raw: bytes, question: Function, seed: int, limit: float = 60.0) -> str:
+def traceback(raw: bytes, question: Function) -> str:
     """Where an answer fell, in the notebook's own lines; "" if it did not."""
-    return _run([__name__, question.id, str(seed)], raw, limit)[0].decode("utf-8", "replace")
+    return _run([__name__, question.id], raw, 60.0)[0].decode("utf-8", "replace")
 
 
 def _run(module: list[str], data: bytes, limit: float) -> tuple[bytes, str]:
     """What a new process said to these bytes, and why there may not be more of it."""
+    # -P: a torch.py beside the notebook is not taken for torch
+    command = [sys.executable, "-P", "-m", *module]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run(
-            # -P: a torch.py beside the notebook is not taken for torch
-            [sys.executable, "-P", "-m", *module],
-            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=limit,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
+        done = subprocess.run(command, input=data, timeout=limit, env=environment, **pipes)
     except subprocess.TimeoutExpired as late:
         return late.stdout or b"", f"it took more than {limit:g} seconds. Does a loop never end?"
     return done.stdout, f"it ended the process that asked it (exit status {done.returncode})."
 
 
-def _messages(data: bytes) -> Iterator[bytes]:
-    """The complete messages of a reply."""
-    while len(data) >= 4:
-        (size,) = struct.unpack("<I", data[:4])
-        if len(data) < 4 + size:
-            return
-        yield data[4 : 4 + size]
-        data = data[4 + size :]
-
-
-def _fall(raw: bytes, question: Function, seed: int) -> str:
+def _fall(raw: bytes, question: Function) -> str:
     try:
         notebook = Notebook(raw)
         answer = notebook.function(notebook.namespace(), question.name)
-        for probe in drawn(question, seed):
-            RUNS[question.run](answer, dict(probe.arguments), question.grads if probe.grads else ())
+        for probe in drawn(question, 0):
+            RUNS[question.run](answer, dict(probe.arguments), question.grads if probe.grads else (), True)
     except Failure:
         return ""
     except BaseException as error:  # whatever it is, it is the learner's
@@ -81,6 +68,4 @@ def _fall(raw: bytes, question: Function, seed: int) -> str:
 if __name__ == "__main__":
     private = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the answer prints goes nowhere
-    asked = QUESTIONS[sys.argv[1]]
-    assert isinstance(asked, Function)
-    os.write(private, _fall(sys.stdin.buffer.read(), asked, int(sys.argv[2])).encode("utf-8", "replace"))
+    os.write(private, _fall(sys.stdin.buffer.read(), QUESTIONS[sys.argv[1]]).encode("utf-8", "replace"))

@@ -10,21 +10,25 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
-from . import classroom, clean, course, report
+from . import appeal, classroom, clean, course, report
 from .jail import Jail, Refused
-from .judge import Verdict, judge
+from .judge import judge
 from .live import feedback
-from .spec import Function, Question
+from .spec import Function
 
 NOT_RIGHT, WRONG_USE, MISSING, INTERRUPTED = 1, 2, 3, 130
 
 Notebook = Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="Such as 04_the_loss.ipynb.")]
 Id = Annotated[str, typer.Argument(metavar="QUESTION", help="A question's number, such as 04.4.")]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder that `kdcourse grade` wrote.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]
+Points = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID=N", help="Points of a question, such as 04.4=3: a number from 0 on; of the others: 1."),
+]
 Truth = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(metavar="ID=NAME", help="Your class's own convention: 04.4=no_T2 makes the loss without T² right, "
                  "and the public solution a named mistake. May be given several times."),
 ]  # fmt: skip
@@ -40,7 +44,7 @@ def check(
     name: Annotated[bool, typer.Option("--name", help="Name each mistake; without it, a counterexample.")] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an answer fell.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs; it has the names.")] = False,
-    truth: Truth = [],  # noqa: B006
+    truth: Truth = None,
 ) -> None:
     """Ask a notebook all its questions, in a clean process.
 
@@ -53,77 +57,61 @@ def check(
     with _plain():
         raw = classroom.read(notebook.resolve())
         questions = course.questions_of(notebook.name, raw)
-        conventions = _truth(truth)
-        given = clean.answers(raw, questions, 0)
-        verdicts = [
-            judge(question, answer, truth=frozenset(conventions.get(question.id, ())))
-            for question, answer in zip(questions, given, strict=True)
-        ]
-    right = sum(verdict.state == "correct" for verdict in verdicts)
+        conventions = {**course.told(raw), **_truth(truth)}
+        given = zip(questions, clean.answers(raw, questions, 0), strict=True)
+        judged = [(q, judge(q, answer, truth=frozenset(conventions.get(q.id, ())))) for q, answer in given]
+    right = sum(verdict.state == "correct" for _, verdict in judged)
     if as_json:
-        pairs = zip(questions, verdicts, strict=True)
-        entries = {q.id: {"state": v.state, "line": v.line, "names": v.names} for q, v in pairs}
-        typer.echo(json.dumps({"right": right, "of": len(questions), "questions": entries}, indent=1))
+        entries = {q.id: {"state": v.state, "line": v.line, "names": v.names} for q, v in judged}
+        typer.echo(json.dumps({"right": right, "of": len(judged), "questions": entries}, indent=1))
     else:
-        for question, verdict in zip(questions, verdicts, strict=True):
-            typer.echo(_line(question, verdict, name))
+        for question, verdict in judged:
+            title = f"{question.id} {question.name}" if isinstance(question, Function) else question.id
+            line = verdict.line if verdict.state == "correct" else feedback(question, verdict, 3 if name else 1)[0]
+            typer.echo(f"{report.MARK[verdict.state]} {title}: {line}")
             if traceback and verdict.state == "no verdict" and isinstance(question, Function):
-                typer.echo(clean.traceback(raw, question, 0).rstrip())
-        typer.echo(f"\n{right} of {len(questions)} are right. Asked in a clean process: not sandboxed, not a mark.")
-        if any(verdict.names for verdict in verdicts) and not name:
+                typer.echo(clean.traceback(raw, question).rstrip())
+        typer.echo(f"\n{right} of {len(judged)} are right. Asked in a clean process: not sandboxed, not a mark.")
+        if any(verdict.names for _, verdict in judged) and not name:
             typer.echo("--name names the mistakes.")
-        if any(verdict.state == "no verdict" for verdict in verdicts) and not traceback:
+        if any(verdict.state == "no verdict" for _, verdict in judged) and not traceback:
             typer.echo("--traceback shows where an answer fell.")
-    raise typer.Exit(0 if right == len(questions) else NOT_RIGHT)
+    raise typer.Exit(0 if right == len(judged) else NOT_RIGHT)
 
 
 def hint(
     id: Id, number: Annotated[int, typer.Argument(metavar="[NUMBER]", help="Which hint; each tells more.")] = 1
 ) -> None:
-    """Print a hint: the first one, or the one you ask for.
-
-    Hints are taken from the exercise's notebook, where they are folded away above the cell: from the course's
-    exercises/, else from exercises/ here.
+    """Print a hint, as the exercise's notebook has it: the first one, or the one you ask for.
 
     Exit codes: 0 printed; 2 there is no such question or hint.
     """
     with _plain():
         found = course.hints(id)
-        if not found:
-            raise ValueError(f"{id} has no hint in its notebook; chapter {id[:2]} has what it needs")
         if not 1 <= number <= len(found):
             raise ValueError(f"{id} has {len(found)} hint{'s' * (len(found) > 1)}, got {number}")
-    more = f"Hint {number} of {len(found)}."
-    more += f" The next: kdcourse hint {id} {number + 1}" if number < len(found) else ""
-    typer.echo(f"{found[number - 1]}\n\n{more}")
+    more = f" The next: kdcourse hint {id} {number + 1}" if number < len(found) else ""
+    typer.echo(f"{found[number - 1]}\n\nHint {number} of {len(found)}.{more}")
 
 
 def env() -> None:
-    """Say what is missing on this machine, and how to get it.
+    """Say what is missing on this machine, what it is for, and how to get it.
 
-    Exit codes: 0 all is there; 1 something is missing.
+    Exit codes: 0 all is there that the course needs to be read, solved and graded (○: wanted only for what it says);
+    1 something of that is missing.
     """
     complete = True
-    for there, what, how in course.machine():
-        typer.echo(f"✓ {what}" if there else f"✗ {what}\n    get it: {how}")
-        complete &= there
+    for there, needed, what, how in course.machine():
+        typer.echo(f"✓ {what}" if there else f"{'✗' if needed else '○'} {what}\n    get it: {how}")
+        complete &= there or not needed
     raise typer.Exit(0 if complete else NOT_RIGHT)
 
 
-def release(
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    truth: Truth = [],  # noqa: B006
-) -> None:
-    """Write a course's copy without solutions, to hand out.
+def release(target: Folder, truth: Truth = None) -> None:
+    """Write a course's copy to hand out: exercises, the package that they need, a short README, and the licences.
 
-    In it: exercises/ (made anew from the solutions, so none is solved by accident), the package kdcourse, which
-    students need to run and check them, a short README, and the licences. Left out: solutions/, tests/ (which hold
-    right and wrong answers to every question), the book and the benchmarks.
-
-    The package stays whole: `check` compares with references, and the book's own losses are in it, so a student who
-    wants to copy can. That is why `check` gives no marks. A mark comes from `kdcourse grade`: fresh inputs, in a
-    sandbox without kdcourse. And with --truth the public solution is a named mistake; the checks in the copy are then
-    told of your convention.
+    The package has the references and the book's losses in it: so `check` gives no marks. With --truth the texts and
+    the checks of the copy tell your convention, and the public solution is a named mistake.
 
     Exit codes: 0 written; 2 wrong use.
     """
@@ -132,16 +120,17 @@ def release(
     typer.echo(f"{target}: {', '.join(names)}. No solution is in exercises/.")
 
 
-def sample(
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-) -> None:
+def sample(target: Folder) -> None:
     """Write a class to try `kdcourse grade` on: right, wrong, unfinished, broken and hostile submissions.
 
     Exit codes: 0 written; 2 wrong use.
     """
     with _plain():
-        names = course.sample(target)
-    typer.echo(f"{target}: {len(names)} students. Next: kdcourse grade {target} --out marks")
+        course.new_folder(target, "sample")
+        from .sample import STUDENTS, write
+
+        write(target)
+    typer.echo(f"{target}: {len(STUDENTS)} students. Next: kdcourse grade {target} --out marks")
 
 
 def grade(
@@ -153,8 +142,8 @@ def grade(
     ],
     exercise: Annotated[str, typer.Option(metavar="04", help="Its number; else from the notebooks' names.")] = "",
     in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="How many are asked at the same time.")] = 2,
-    points: Annotated[list[str], typer.Option(metavar="ID=N", help="Such as 04.4=3; other questions: 1.")] = [],  # noqa: B006
-    truth: Truth = [],  # noqa: B006
+    points: Points = None,
+    truth: Truth = None,
     final: Annotated[bool, typer.Option("--final", help="All marks are final: show the secret in the report.")] = False,
     gradescope: Annotated[Path | None, typer.Option(metavar="FILE", help="One student: its results.json.")] = None,
     classroom50: Annotated[Path | None, typer.Option(metavar="FILE", help="One student: its result.json.")] = None,
@@ -167,8 +156,8 @@ def grade(
 
     OUT/marks.csv has a row a student. OUT/class.html says what to teach again, OUT/students/NAME.html what a student
     got and why, OUT/students/NAME.json the same for programs. OUT/secret is where the inputs come from: keep it to
-    yourself until all marks are final. A run that was ended, in whatever way, goes on when it is started again; only
-    what changed is graded again: a notebook, the grader, or an option. Delete a NAME.json to grade that student again.
+    yourself until all marks are final. A second run goes on where the first was ended; only what changed is graded
+    again: a notebook, the grader, or an option. What OUT holds of students who left SUBMISSIONS is removed.
 
     Exit codes: 0 marks.csv is complete; 2 wrong use; 3 the sandbox is not to be had here, with the remedy; 130
     interrupted.
@@ -177,14 +166,20 @@ def grade(
     with _plain():
         if out.resolve().is_relative_to(submissions.resolve()):
             raise ValueError("--out must lie outside SUBMISSIONS, or it would be a student")
-        exercise = exercise or classroom.exercise_of(submissions)
-        worth = {id: _number(id, text) for id, text in _pairs(points)}
+        exercise, found, aside = classroom.find(submissions, exercise)
+        worth = {id: _points(id, text) for id, text in _pairs("--points", "04.4=3", points)}
         settings = classroom.Settings(exercise, worth, _truth(truth))
-        found, aside = classroom.find(submissions, exercise)
         if (gradescope or classroom50) and len(found) != 1:
             raise ValueError(f"--gradescope and --classroom50 are for one student, got {len(found)}")
-        with Jail() as jail, _progress(len(found)) as done:
-            records = classroom.grade(found, out, settings, jail, in_flight, done)
+        with Jail() as jail:
+            if said := classroom.changed(out, settings):
+                typer.echo(said)
+            going = classroom.grade(found, out, settings, jail, in_flight)
+            shown = {"total": len(found), "console": Console(stderr=True), "transient": True}
+            done = sorted(track(going, "grading", **shown), key=lambda pair: pair[0]["name"])
+        records, kept = [record for record, _ in done], sum(was_kept for _, was_kept in done)
+        if gone := classroom.forget(out, records):
+            typer.echo(f"No longer in {submissions}, and so removed: {', '.join(gone)}")
         secret = classroom.secret_of(out).hex() if final else ""
         for record in records:
             classroom.write(out / "students" / f"{classroom.stem(record['name'])}.html", report.student_page(record))
@@ -194,67 +189,52 @@ def grade(
             classroom.write(gradescope, json.dumps(classroom.gradescope(records[0]), indent=1))
         if classroom50:
             classroom.write(classroom50, json.dumps(classroom.classroom50(records[0], os.environ), indent=1))
-    human = [record["name"] for record in records if classroom.without_verdict(record)]
-    typer.echo(f"{len(records)} graded: {out / 'class.html'}, {out / 'marks.csv'}")
-    if human:
-        typer.echo(f"{len(human)} with an answer that got no verdict; the page lists them for you.")
+    if human := sum(bool(classroom.without_verdict(record)) for record in records):
+        typer.echo(f"{human} with an answer that got no verdict; the page lists them for you.")
+    typer.echo(f"{kept} kept, {len(records) - kept} graded: {out / 'class.html'}, {out / 'marks.csv'}")
 
 
 def explain(
-    out: Out,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that `kdcourse grade` wrote.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="As in marks.csv.")],
     id: Id,
     notebook: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the student's notebook is now.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All inputs, not only the smallest that differs.")] = False,
 ) -> None:
-    """Answer an appeal: inputs, what came, what was expected.
+    """Answer an appeal: the smallest input on which the answer is wrong, what came, and what was expected.
 
-    The inputs are printed as Python, to be run in the student's notebook. They are the class's inputs: show them when
-    the marks are final.
+    It is printed as Python, to be run below the student's answer. It is an input of the class: show it when the marks
+    are final.
 
     Exit codes: 0 explained; 2 no such student or question, or the notebook has changed; 3 no sandbox here.
     """
     torch.set_num_threads(1)
-    with _plain(), Jail() as jail:
-        typer.echo("\n".join(classroom.explain(out, name, id, jail, notebook)))
+    with _plain():
+        record = appeal.recorded(out, name, id)
+        with Jail() as jail:
+            typer.echo("\n".join(appeal.explain(out, record, id, jail, notebook, every)))
 
 
-def _line(question: Question, verdict: Verdict, name: bool) -> str:
-    title = f"{question.id} {question.name}" if isinstance(question, Function) else question.id
-    if verdict.state == "correct":
-        return f"{report.MARK[verdict.state]} {title}: {verdict.line}"
-    return f"{report.MARK[verdict.state]} {title}: {feedback(question, verdict, 3 if name else 1)[0]}"
-
-
-def _pairs(options: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for option in options:
-        id, equals, value = option.partition("=")
+def _pairs(option: str, example: str, given: Iterable[str] | None) -> Iterator[tuple[str, str]]:
+    for text in given or ():
+        id, equals, value = text.partition("=")
         if not (equals and value):
-            raise ValueError(f"an option of this kind is ID=VALUE, such as 04.4=no_T2; got {option!r}")
+            raise ValueError(f"{option} is a question's number and a value, such as {example}; got {text!r}")
         yield id, value
 
 
-def _number(id: str, text: str) -> float:
+def _points(id: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"points of {id}: a number, got {text!r}") from None
+        raise ValueError(f"points of {id}: must be a number from 0 on, got {text!r}") from None
 
 
-def _truth(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    conventions: dict[str, tuple[str, ...]] = {}
-    for id, value in _pairs(options):
-        conventions[id] = (*conventions.get(id, ()), value)
-    for id, names in conventions.items():
-        classroom.Settings(id[:2], truth={id: names})  # says what is wrong with it
-    return conventions
-
-
-@contextmanager
-def _progress(total: int) -> Iterator:
-    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+def _truth(options: Iterable[str] | None) -> dict[str, tuple[str, ...]]:
+    given: dict[str, tuple[str, ...]] = {}
+    for id, name in _pairs("--truth", "04.4=no_T2", options):
+        given[id] = (*given.get(id, ()), name)
+    return classroom.conventions(given)
 
 
 @contextmanager
@@ -263,11 +243,14 @@ def _plain() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        typer.echo(f"kdcourse: {error}", err=True)
-        raise typer.Exit(MISSING) from None
+        said, code = str(error), MISSING
+    except ModuleNotFoundError as error:
+        said, code = f"this needs {error.name}: pip install 'kdcourse[grade]'", WRONG_USE
     except (ValueError, OSError) as error:
-        typer.echo(f"kdcourse: {error}", err=True)
-        raise typer.Exit(WRONG_USE) from None
+        said, code = str(error), WRONG_USE
     except KeyboardInterrupt:
-        typer.echo("kdcourse: interrupted; all that is finished is recorded, and the same command goes on", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        said, code = "interrupted; all that is finished is recorded, and the same command goes on", INTERRUPTED
+    else:
+        return
+    typer.echo(f"kdcourse: {said}", err=True)
+    raise typer.Exit(code)

@@ -4,17 +4,17 @@ import functools
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from ..data import folder
+from .classroom import Truth
 from .notebook import Notebook
 from .questions import QUESTIONS
 from .runner import Failure
@@ -22,6 +22,7 @@ from .spec import Question
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("kdcourse", "pyproject.toml", "LICENSE", "LICENSE-TEXT")
+CONVENTION = "**In this class** another convention is judged: {}. Where the text says otherwise, this sentence holds."
 README = """# Exercises
 
     python3 -m venv .venv && .venv/bin/pip install -e '.[train]' jupyterlab
@@ -51,23 +52,26 @@ def questions_of(name: str, raw: bytes) -> list[Question]:
     return found
 
 
+def told(raw: bytes) -> Truth:
+    """The conventions that a notebook's own checks are told, as `release` writes them."""
+    found = re.findall(r'check\(\\"(\d\d\.\d+)\\", \w+, truth=\\"([\w ]+)\\"', raw.decode("utf-8", "replace"))
+    return {id: tuple(names.split()) for id, names in found}
+
+
 def hints(id: str) -> list[str]:
     """The hints to a question: what its exercise's notebook folds away under <details>."""
     if id not in QUESTIONS:
         raise ValueError(f"a question's number stands above its cell, such as 04.4; got {id!r}")
-    texts = _texts(id[:2])
-    if not texts:
+    if not texts(id[:2]):
         raise ValueError(f"there is no notebook {id[:2]}_*.ipynb here or in exercises/, and hints stand in it")
-    return re.findall(r"</summary>\s*(.*?)\s*</details>", texts.get(id, ""), re.S)
+    found = re.findall(r"</summary>\s*(.*?)\s*</details>", texts(id[:2]).get(id, ""), re.S)
+    if not found:
+        raise ValueError(f"{id} has no hint in its notebook; chapter {id[:2]} has what it needs")
+    return found
 
 
 @functools.cache
-def titles(chapter: str) -> dict[str, str]:
-    """What stands beside each question's number in the exercise's notebook."""
-    return {id: text.partition("\n")[0].removeprefix(f"## {id}").strip() for id, text in _texts(chapter).items()}
-
-
-def _texts(chapter: str) -> dict[str, str]:
+def texts(chapter: str) -> dict[str, str]:
     """The text of each question, from its heading on: of the course's notebook, else of one here."""
     places = [ROOT / "exercises", Path.cwd() / "exercises", Path.cwd()]
     notebook = next((path for place in places for path in sorted(place.glob(f"{chapter}_*.ipynb"))), None)
@@ -77,23 +81,23 @@ def _texts(chapter: str) -> dict[str, str]:
     return {part.split()[1]: part for part in parts if re.match(r"## \d\d\.\d+ ", part)}
 
 
-def release(target: Path, truth: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Write a course's copy without solutions; the names of what is in it.
+def release(target: Path, truth: Truth) -> list[str]:
+    """Write a course's copy, with notebooks made anew: one solved by accident is not handed out. What is in it."""
+    import nbformat
 
-    The notebooks are made anew from solutions/, so that one solved by accident is not handed out.
-    """
-    with _needs_a_clone(target, "release"):
-        import nbformat
+    from .make import make
 
-        from .make import make
-    solutions = sorted((ROOT / "solutions").glob("*.md"))
+    new_folder(target, "release")
     (target / "exercises").mkdir(parents=True)
-    for solution in solutions:
+    for solution in sorted((ROOT / "solutions").glob("*.md")):
         notebook = make(solution)
-        for cell in notebook.cells:
-            for id, names in truth.items():
-                told = f'check("{id}", {QUESTIONS[id].name}'
+        for id, names in truth.items():
+            told = f'check("{id}", {QUESTIONS[id].name}'
+            here = CONVENTION.format("; ".join(QUESTIONS[id].switches[name].says for name in names))
+            for cell in notebook.cells:
                 cell.source = cell.source.replace(f"{told})", f'{told}, truth="{" ".join(names)}")')
+                if cell.cell_type == "markdown":
+                    cell.source = re.sub(rf"^## {re.escape(id)} .*$", rf"\g<0>\n\n{here}", cell.source, flags=re.M)
         (target / f"exercises/{solution.stem}.ipynb").write_text(nbformat.writes(notebook) + "\n", "utf-8")
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -106,51 +110,44 @@ def release(target: Path, truth: Mapping[str, tuple[str, ...]]) -> list[str]:
     return sorted(path.name for path in target.iterdir())
 
 
-def sample(target: Path) -> list[str]:
-    """Write a class to try the grader on; the students' names."""
-    with _needs_a_clone(target, "sample"):
-        from .sample import STUDENTS, write
-    write(target)
-    return list(STUDENTS)
-
-
-@contextmanager
-def _needs_a_clone(target: Path, command: str) -> Iterator[None]:
-    """What both need: solutions to make notebooks from, the packages that make them, and a new folder."""
+def new_folder(target: Path, command: str) -> None:
+    """What release and sample need: solutions to make notebooks from, and a new folder."""
     if not (ROOT / "solutions").is_dir():
         raise ValueError(f"{command}: needs a clone of the course; there is no {ROOT / 'solutions'}")
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{command}: {target} is not empty; name a new folder")
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{command}: needs {error.name}: pip install 'kdcourse[grade]'") from None
 
 
-def machine() -> Iterator[tuple[bool, str, str]]:
-    """What this machine has, thing by thing: is it there, what and what for, how to get it."""
-    pip = f"{sys.executable} -m pip install"
-    version = ".".join(map(str, sys.version_info[:3]))
-    yield sys.version_info >= (3, 11), f"Python {version} (3.11 or newer is needed)", "sudo apt-get install python3"
-    release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    yield release >= (2, 11), f"PyTorch {torch.__version__} (2.11 or newer is needed)", f"{pip} -U torch"
-    for purpose, names, get in (
-        ("notebooks: jupyter's kernel", ("ipykernel",), "jupyterlab"),
-        ("the book and its data: torchvision, scikit-learn, matplotlib", ("torchvision", "sklearn", "matplotlib"),
-         "-e '.[book]'"),
-        ("release, and the tests of notebooks: jupytext, nbval", ("jupytext", "nbval"), "-e '.[grade]'"),
-    ):  # fmt: skip
-        yield all(map(importlib.util.find_spec, names)), purpose, f"{pip} {get}"
-    user = hasattr(os, "getuid") and os.getuid() != 0
-    yield user, "grade: an ordinary user", "the sandbox refuses root: runuser -u NAME -- kdcourse grade ..."
-    bwrap = shutil.which("bwrap")
-    yield bool(bwrap), "grade: bubblewrap (bwrap)", "sudo apt-get install bubblewrap (Linux; elsewhere WSL2 or a VM)"
-    trial = [bwrap or "false", "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"]
-    allowed = bool(bwrap) and subprocess.run(trial, capture_output=True).returncode == 0
-    sysctl = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), user.max_user_namespaces=10000"
-    yield allowed, "grade: user namespaces", sysctl
+def machine() -> list[tuple[bool, bool, str, str]]:
+    """This machine, thing by thing: is it there, is it needed at all, what it is and what for, how to get it."""
+    clone = (ROOT / "solutions").is_dir()  # else a student's copy, to be solved and not graded
+    pip, data, bwrap = f"{sys.executable} -m pip install", folder(), shutil.which("bwrap") or "false"
+    new_enough = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) >= (2, 11)
+    trial = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"]
     browsers = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    yield any(map(shutil.which, browsers)), "the book's browser tests: Chromium", "sudo apt-get install chromium"
-    data = folder()
-    get = f"python -c \"from torchvision.datasets import FashionMNIST as F; F('{data}', download=True)\""
-    yield (data / "FashionMNIST").is_dir(), f"studies (kdcourse run): Fashion-MNIST in {data}", get
+
+    def can_import(*names: str) -> bool:
+        return all(map(importlib.util.find_spec, names))
+
+    return [
+        (sys.version_info >= (3, 11), True, f"Python {platform.python_version()} (3.11 or newer is needed)",
+         "sudo apt-get install python3"),
+        (new_enough, True, f"PyTorch {torch.__version__} (2.11 or newer is needed)", f"{pip} -U torch"),
+        (can_import("ipykernel"), True, "solve: Jupyter's kernel, ipykernel", f"{pip} jupyterlab"),
+        (can_import("torchvision", "sklearn", "matplotlib"), clone, "read: torchvision, scikit-learn, matplotlib",
+         f"{pip} -e '.[book]'"),
+        (hasattr(os, "getuid") and os.getuid() != 0, clone, "grade: an ordinary user",
+         "root is refused: runuser -u NAME -- kdcourse grade ..."),
+        (bwrap != "false", clone, "grade: bubblewrap (bwrap)",
+         "sudo apt-get install bubblewrap (Linux; elsewhere WSL2 or a VM)"),
+        (bwrap != "false" and subprocess.run(trial, capture_output=True).returncode == 0, clone,
+         "grade: user namespaces",
+         "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), user.max_user_namespaces=10000"),
+        (can_import("jupytext", "nbval"), False, "only to hand out (release, sample) and to test: jupytext, nbval",
+         f"{pip} -e '.[grade]'"),
+        (any(map(shutil.which, browsers)), False, "only for the book's browser tests: Chromium",
+         "sudo apt-get install chromium"),
+        ((data / "FashionMNIST").is_dir(), False,
+         f"only to run the studies of chapters 05 and 06 again (kdcourse run): Fashion-MNIST in {data}",
+         f"python -c \"from torchvision.datasets import FashionMNIST as F; F('{data}', download=True)\""),
+    ]  # fmt: skip

@@ -1,7 +1,8 @@
-"""Named values as bytes, the only language between the judge and the process that runs an answer.
+"""Named values as bytes, the only language in which an answer is told to the judge.
 
-A frame is: length of the name (u8), name (ASCII), kind (u8), axes (u8), sizes (u32 each), content (little-endian).
-Sizes are compared with the bytes at hand before any array is made. No pickle, no JSON: reading a frame runs nothing.
+A message is its length (u32) and frames. A frame is: length of the name (u8), name (ASCII), kind (u8), axes (u8), sizes
+(u32 each), content (little-endian). Sizes are compared with the bytes at hand before any array is made. No pickle, no
+JSON: reading a frame runs nothing.
 """
 
 import math
@@ -10,33 +11,27 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-Value = np.ndarray | int | float | str
-KINDS = {1: "<f4", 2: "<f8", 3: "<i8", 4: "|b1", 5: "|u1"}
-INT, FLOAT, TEXT = 20, 21, 22  # no axes
+Value = np.ndarray | str
+KINDS = {1: "<f4", 2: "<f8", 3: "<i8", 4: "|b1", 5: "|u1", 22: "|S1"}
+TEXT = 22  # one axis
 AXES, LONGEST_TEXT, MOST = 5, 400, 4096
 
 
 def pack(items: Iterable[tuple[str, Value]]) -> bytes:
-    return b"".join(_packed(name, value) for name, value in items)
-
-
-def _packed(name: str, value: Value) -> bytes:
-    head = struct.pack("<B", len(name)) + name.encode("ascii")
-    if isinstance(value, str):
-        text = value[:LONGEST_TEXT].encode("utf-8", "replace")
-        return head + struct.pack("<BBI", TEXT, 1, len(text)) + text
-    if isinstance(value, float):
-        return head + struct.pack("<BBd", FLOAT, 0, value)
-    if isinstance(value, int):
-        return head + struct.pack("<BBq", INT, 0, value)
-    if value.dtype.str not in KINDS.values():
-        value = value.astype("<f8" if value.dtype.kind == "f" else "<i8")
-    kind = next(kind for kind, dtype in KINDS.items() if dtype == value.dtype.str)
-    return head + struct.pack(f"<BB{value.ndim}I", kind, value.ndim, *value.shape) + value.tobytes()
+    parts = []
+    for name, value in items:
+        if isinstance(value, str):
+            value = np.frombuffer(value[:LONGEST_TEXT].encode("utf-8", "replace"), "|S1")
+        elif value.dtype.str not in KINDS.values():
+            value = value.astype("<f8" if value.dtype.kind == "f" else "<i8")
+        kind = next(kind for kind, dtype in KINDS.items() if dtype == value.dtype.str)
+        head = struct.pack(f"<BB{value.ndim}I", kind, value.ndim, *value.shape)
+        parts += [struct.pack("<B", len(name)), name.encode("ascii"), head, value.tobytes()]
+    return b"".join(parts)
 
 
 def unpack(data: bytes) -> Iterator[tuple[str, Value]]:
-    """The frames of `data`, in order; ValueError where a byte is not as it should be."""
+    """The frames of a message, in order; ValueError where a byte is not as it should be."""
     at = count = 0
 
     def take(size: int) -> bytes:
@@ -52,16 +47,9 @@ def unpack(data: bytes) -> Iterator[tuple[str, Value]]:
             raise ValueError(f"unpack: a message must hold at most {MOST} frames")
         name = take(take(1)[0]).decode("ascii")
         kind, axes = take(2)
-        if kind == INT and axes == 0:
-            yield name, struct.unpack("<q", take(8))[0]
-        elif kind == FLOAT and axes == 0:
-            yield name, struct.unpack("<d", take(8))[0]
-        elif (kind in KINDS or kind == TEXT) and axes <= AXES:
-            sizes = struct.unpack(f"<{axes}I", take(4 * axes))
-            if kind == TEXT:
-                yield name, take(math.prod(sizes)).decode("utf-8", "replace")
-            else:
-                content = take(math.prod(sizes) * np.dtype(KINDS[kind]).itemsize)
-                yield name, np.frombuffer(content, KINDS[kind]).reshape(sizes)
-        else:
+        if kind not in KINDS or axes > AXES:
             raise ValueError(f"unpack: a frame must be of a known kind, got {kind} with {axes} axes")
+        sizes = struct.unpack(f"<{axes}I", take(4 * axes))
+        content = take(math.prod(sizes) * np.dtype(KINDS[kind]).itemsize)
+        array = kind != TEXT
+        yield name, np.frombuffer(content, KINDS[kind]).reshape(sizes) if array else content.decode("utf-8", "replace")

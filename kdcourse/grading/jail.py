@@ -24,8 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .asking import ask, understand
-from .runner import Failure
+from .asking import answers, ask
 from .spec import Choice, Question
 
 HERE = Path(__file__).parent
@@ -43,6 +42,12 @@ DENIED = {
     "memfd_secret": (447, 447), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     "socket": (41, 198), "socketpair": (53, 199), "io_uring_setup": (425, 425), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+}  # fmt: skip
+# all that the sandbox gets to know of ours
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+    "PATH": "/usr/bin", "PYTHONPATH": "/jailed:/site", "LD_LIBRARY_PATH": f"{sys.base_prefix}/lib",
+    "HOME": "/tmp", "USER": "nobody", "LANG": "C.UTF-8",
 }  # fmt: skip
 REMEDY = """Ordinary users must be allowed to make namespaces.
   Ubuntu 24.04 and GitHub's runners: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0
@@ -70,7 +75,6 @@ class Jail:
         self.limit = limit
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
-        self._judging = threading.Lock()  # references silence warnings, for the whole process
 
     def __enter__(self) -> "Jail":
         self._running()
@@ -81,32 +85,19 @@ class Jail:
             self._stop()
 
     def answers(self, raw: bytes, questions: Sequence[Question], seed: int) -> list[object]:
-        """What a notebook's bytes answer, one entry a question, as `judge` wants it.
+        """What a notebook's bytes answer, one entry a question, as `judge` wants it."""
+        return answers(raw, questions, seed, self._talk)
 
-        A question that ends its process gets no verdict, and those after it are asked again in a new process. When
-        the sandbox itself ends it is started again, once.
-        """
-        known: list[object] = []
-        losses = 0
-        while len(known) < len(questions):
-            asked = questions[len(known) :]
-            with self._judging:
-                request = ask(raw, asked, seed)
+    def _talk(self, request: bytes, count: int) -> tuple[list[bytes], str]:
+        for _ in range(2):  # when the sandbox itself ends it is started again, once
             process, control = self._running()
             try:
-                messages, why = _converse(control, request, len(asked), self.limit)
+                return _converse(control, request, count, self.limit)
             except _Lost:
                 with self._starting:
                     if self._process is process:
                         self._stop()
-                losses += 1
-                if losses == 2:
-                    known += [Failure("no verdict", "the sandbox ended twice while it was asked.")] * len(asked)
-                continue
-            with self._judging:
-                known += [understand(*pair) for pair in zip(asked, [seed] * len(asked), messages, strict=False)]
-            known += [Failure("no verdict", why)] if why else []
-        return known
+        return [], "the sandbox ended twice while it was asked."
 
     def _running(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         with self._starting:
@@ -123,14 +114,10 @@ class Jail:
             rules.seek(0)
             self._control = ours
             self._process = subprocess.Popen(
-                [*command, "--seccomp", str(rules.fileno()), *PYTHON, str(theirs.fileno())],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=(theirs.fileno(), rules.fileno()),
-                start_new_session=True,  # Ctrl-C is for the grader
-            )
+                [*command, "--seccomp", str(rules.fileno()), *PYTHON, str(theirs.fileno())], env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+                pass_fds=(theirs.fileno(), rules.fileno()), start_new_session=True,  # Ctrl-C is for the grader
+            )  # fmt: skip
             theirs.close()
             try:
                 ours.settimeout(START)
@@ -141,7 +128,7 @@ class Jail:
             except (_Lost, OSError) as error:
                 self._stop()
                 remedy = "" if "Error: " in str(error) else f"\n{REMEDY}"  # Python's own words are clear enough
-                raise Refused(f"Jail: the sandbox does not start: {error}{remedy}") from None
+                raise Refused(f"the sandbox does not start: {error}{remedy}") from None
 
     def _stop(self) -> None:
         if self._process is None:
@@ -172,7 +159,7 @@ def _converse(control: socket.socket, request: bytes, count: int, limit: float) 
             ours.sendall(request)
             ours.shutdown(socket.SHUT_WR)
             while len(messages) < count:
-                messages.append(_message(ours, time.monotonic() + limit))
+                messages.append(_message(ours, limit))
         except TimeoutError:
             why = f"no answer within {limit:g} s."
         except ValueError as error:
@@ -189,45 +176,32 @@ def _converse(control: socket.socket, request: bytes, count: int, limit: float) 
     word, _, code = report.partition(" ")
     if word != "ended":
         raise _Lost(code or "it ended")
-    return messages, why.format(_signal(-int(code)))
+    ended_by = next((f" ({known.name})" for known in signal.Signals if known == -int(code)), "")
+    return messages, why.format(ended_by)
 
 
-def _message(talk: socket.socket, deadline: float) -> bytes:
-    (size,) = struct.unpack("<I", _exactly(4, talk, deadline))
-    if size > LARGEST:
-        raise ValueError("its answer is larger than 1 MiB.")
-    return _exactly(size, talk, deadline)
-
-
-def _exactly(size: int, talk: socket.socket, deadline: float) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
+def _message(talk: socket.socket, limit: float) -> bytes:
+    """The next message: its length, and what was promised."""
+    deadline, data, size = time.monotonic() + limit, bytearray(), 4
+    while len(data) < size:
         talk.settimeout(max(deadline - time.monotonic(), 1e-3))
-        part = talk.recv(min(size - len(parts), 1 << 16))
+        part = talk.recv(min(size - len(data), 1 << 16))
         if not part:
-            raise ConnectionError(f"_exactly: {size} bytes were promised, got {len(parts)}")
-        parts += part
-    return bytes(parts)
-
-
-def _signal(number: int) -> str:
-    return f" ({signal.Signals(number).name})" if number in iter(signal.Signals) else ""
-
-
-def _environment() -> dict[str, str]:
-    """All that the sandbox gets to know of ours."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    paths = {"PATH": "/usr/bin", "HOME": "/tmp", "PYTHONPATH": "/jailed:/site"}
-    libraries = {"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib", "CUDA_VISIBLE_DEVICES": ""}
-    return threads | paths | libraries | {"USER": "nobody", "LANG": "C.UTF-8"}
+            raise ConnectionError(f"_message: {size} bytes were promised, got {len(data)}")
+        data += part
+        if len(data) == 4:
+            size += int.from_bytes(data, "little")
+            if size > 4 + LARGEST:
+                raise ValueError("its answer is larger than 1 MiB.")
+    return bytes(data[4:])
 
 
 def _command() -> list[str]:
     if 0 in (os.getuid(), os.geteuid()):
-        raise Refused("Jail: root is refused, since limits do not hold for root. As an ordinary user: "
-                      "runuser -u NAME -- ...")  # fmt: skip
+        raise Refused("root is refused: the limits of a sandbox do not hold for root. Give the same command as an "
+                      "ordinary user: runuser -u NAME -- kdcourse ... (a new user: adduser NAME)")  # fmt: skip
     if not (bwrap := shutil.which("bwrap")):
-        raise Refused("Jail: bubblewrap is missing: sudo apt-get install bubblewrap")
+        raise Refused("bubblewrap is missing: sudo apt-get install bubblewrap")
     spaces = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
     command = [bwrap, *(f"--unshare-{space}" for space in spaces), "--uid", "65534", "--gid", "65534"]
     command += ["--proc", "/proc", "--tmpfs", "/tmp"]
@@ -278,7 +252,7 @@ def _filter() -> bytes:
     """`DENIED` as a program for the kernel (seccomp): such a call returns EPERM."""
     machine = platform.machine()
     if sys.platform != "linux" or machine not in MACHINES:
-        raise Refused("Jail: the sandbox needs Linux on x86-64 or ARM, such as a virtual machine or WSL2")
+        raise Refused("the sandbox needs Linux on x86-64 or ARM, such as a virtual machine or WSL2")
     numbers = [pair[list(MACHINES).index(machine)] for pair in DENIED.values()]
     load, if_equal, if_at_least, finish = 0x20, 0x15, 0x35, 0x06
     program = [(load, 0, 0, 4), (if_equal, 0, len(numbers) + 3, MACHINES[machine]), (load, 0, 0, 0)]

@@ -5,15 +5,17 @@ switched on. So a name is a finding, never a guess; an answer that matches none 
 """
 
 import functools
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .runner import Failure, Seen, call_text, number_text, observe
-from .spec import Choice, Function, Number, Order, Probe, Question, Switch, left_out
+from .spec import Choice, Function, Number, Order, Probe, Question, Switch
 
 CONVENTION = "convention:"  # before the name of a switch that a class has on and an answer has not
+_one_at_a_time = threading.Lock()  # to observe is to silence warnings, and that is for the whole process
 FLOOR = 0.01  # tolerances are relative to the largest expected entry, but never to less than this
 
 
@@ -40,11 +42,9 @@ def drawn(question: Function, seed: int) -> tuple[Probe, ...]:
 @functools.cache
 def expected(question: Function, seed: int, index: int, on: frozenset[str] = frozenset()) -> Seen:
     """What a float64 answer with exactly these mistakes shows on one probe."""
-    seen = observe(
-        functools.partial(question.reference, on=on),
-        drawn(question, seed)[index : index + 1],
-        run=question.run, grads=question.grads, dtype=torch.float64,
-    )  # fmt: skip
+    probes, reference = drawn(question, seed)[index : index + 1], functools.partial(question.reference, on=on)
+    with _one_at_a_time:
+        seen = observe(reference, probes, run=question.run, grads=question.grads, dtype=torch.float64, once=True)
     if isinstance(seen, Failure):
         raise RuntimeError(f"expected: the reference of {question.id} fails with {set(on)}: {seen.reason}")
     return seen[0]
@@ -78,11 +78,10 @@ def judge(question: Question, answer: object, seed: int = 0, truth: frozenset[st
         return Verdict("unanswered", "not started.")
     if isinstance(answer, Failure):
         return Verdict(answer.state, answer.reason)
-    if isinstance(question, Function):
-        with np.errstate(all="ignore"):  # an answer may hold infinities; the verdict says so
-            return _judge_function(question, answer, seed, truth)
-    kinds = {Choice: _judge_choice, Number: _judge_number, Order: _judge_order}
-    return kinds[type(question)](question, answer)
+    if not isinstance(question, Function):
+        return _judge_quiz(question, answer)
+    with np.errstate(all="ignore"):  # an answer may hold infinities; the verdict says so
+        return _judge_function(question, answer, seed, truth)
 
 
 def _judge_function(question: Function, seen: list[Seen], seed: int, truth: frozenset[str]) -> Verdict:
@@ -93,22 +92,25 @@ def _judge_function(question: Function, seen: list[Seen], seed: int, truth: froz
 
     right = [is_match(index) for index in range(len(probes))]
     if all(right):
-        return Verdict("correct", _summary(question, probes))
+        what = "the student's parameters agree" if question.run == "train" else "values agree"
+        what = "value and gradients agree" if question.grads else what
+        heats = [probe.arguments["temperature"] for probe in probes if "temperature" in probe.arguments]
+        reach = f", T from {min(heats):g} to {max(heats):g}" if heats else ""
+        return Verdict("correct", f"{what} on {len(probes)} probes{reach}.")
     order = sorted(range(len(probes)), key=right.__getitem__)  # where the answer is wrong tells most, so first
     found = next((on ^ truth for on in sets if all(is_match(index, on) for index in order)), frozenset())
-    names = [name for name in question.switches if name in found]
-    switches = [left_out(question.switches[name]) if name in truth else question.switches[name] for name in names]
+    made = {  # a convention that is on in the class and not in the answer is a mistake too
+        f"{CONVENTION}{name}" if name in truth else name: _left_out(switch) if name in truth else switch
+        for name, switch in question.switches.items()
+        if name in found
+    }
     line = _counterexample(question, probes, seen, [expected(question, seed, i, truth) for i in range(len(probes))])
-    named = (f"{CONVENTION}{name}" if name in truth else name for name in names)
-    return Verdict("wrong", line, tuple(named), tuple(switches))
+    return Verdict("wrong", line, tuple(made), tuple(made.values()))
 
 
-def _summary(question: Function, probes: tuple[Probe, ...]) -> str:
-    what = "the student's parameters agree" if question.run == "train" else "values agree"
-    what = "value and gradients agree" if question.grads else what
-    heats = [probe.arguments["temperature"] for probe in probes if "temperature" in probe.arguments]
-    reach = f", T from {min(heats):g} to {max(heats):g}" if heats else ""
-    return f"{what} on {len(probes)} probes{reach}."
+def _left_out(switch: Switch) -> Switch:
+    says = f"your answer does not follow this class's convention: here {switch.says}"
+    return Switch(says, "What is agreed on in your class?", "The public solution is another convention than yours.")
 
 
 def _counterexample(question: Function, probes: tuple[Probe, ...], seen: list[Seen], want: list[Seen]) -> str:
@@ -134,7 +136,15 @@ def _counterexample(question: Function, probes: tuple[Probe, ...], seen: list[Se
 
     right = [_distance(got["value"], w["value"], question.rtol) <= 1 for got, w in zip(seen, want, strict=True)]
     if all(right):
-        return _wrong_gradient(question, probes, seen, want)
+        for probe, got, w in zip(probes, seen, want, strict=True):
+            for name, target in w.items():
+                if name.startswith("grad:") and _distance(got[name], target, question.rtol) > 1:
+                    what = f"the value is right. But the gradient with respect to {name[5:]}"
+                    if not target.any():
+                        return f"{what} should be zero and reaches {np.abs(got[name]).max():.4g}."
+                    if not got[name].any():
+                        return f"{what} is zero: was it cut off (detach, no_grad, item)?"
+                    return f"{what} is not: {_compare(got[name], target, 'gradient')} for {call_text(probe)}."
     wrong = right.index(False)
     here, comparison = probes[wrong], _compare(seen[wrong]["value"], want[wrong]["value"])
     for probe in (probe for probe, is_right in zip(probes, right, strict=True) if is_right):
@@ -151,19 +161,6 @@ def _counterexample(question: Function, probes: tuple[Probe, ...], seen: list[Se
     return f"{comparison} for {call_text(here)}."
 
 
-def _wrong_gradient(question: Function, probes: tuple[Probe, ...], seen: list[Seen], want: list[Seen]) -> str:
-    for probe, got, right in zip(probes, seen, want, strict=True):
-        for name, target in right.items():
-            if name.startswith("grad:") and _distance(got[name], target, question.rtol) > 1:
-                what = f"the value is right. But the gradient with respect to {name[5:]}"
-                if not target.any():
-                    return f"{what} should be zero and reaches {np.abs(got[name]).max():.4g}."
-                if not got[name].any():
-                    return f"{what} is zero: was it cut off (detach, no_grad, item)?"
-                return f"{what} is not: {_compare(got[name], target, 'gradient')} for {call_text(probe)}."
-    raise AssertionError("_wrong_gradient: called with an answer that is right")
-
-
 def _compare(got: np.ndarray, want: np.ndarray, what: str = "value") -> str:
     """Got and expected: all of a small value, else the entry that is furthest off."""
     if got.size == want.size == 1:
@@ -175,39 +172,33 @@ def _compare(got: np.ndarray, want: np.ndarray, what: str = "value") -> str:
     return f"your {what} is {number_text(got)} and should be {number_text(want)}"
 
 
-def _judge_choice(question: Choice, answer: object) -> Verdict:
-    letter = str(answer).strip().lower()
-    if letter not in question.options:
-        return Verdict("no verdict", f"the answer is one of {', '.join(question.options)}, got {answer!r}.")
-    return Verdict("correct" if letter == question.right else "wrong", f"{letter}. {question.options[letter]}")
-
-
-def _judge_number(question: Number, answer: object) -> Verdict:
+def _judge_quiz(question: Choice | Number | Order, answer: object) -> Verdict:
+    if isinstance(question, Choice):
+        letter = str(answer).strip().lower()
+        if letter not in question.options:
+            return Verdict("no verdict", f"the answer is one of {', '.join(question.options)}, got {answer!r}.")
+        return Verdict("correct" if letter == question.right else "wrong", f"{letter}. {question.options[letter]}")
+    if isinstance(question, Order):
+        given = [str(item) for item in answer] if isinstance(answer, list | tuple | str) else []
+        if sorted(given) != sorted(question.items):
+            letters = ", ".join(sorted(question.items))
+            return Verdict("no verdict", f"the answer lists each of {letters} once, got {answer!r}.")
+        rank = [question.items.index(item) for item in given]
+        for before, after in zip(rank, rank[1:], strict=False):
+            if before > after:  # reasons[after] says why item `after` precedes the next, which precedes or is `before`
+                line = f"{question.items[before]} cannot come before {question.items[after]}: {question.reasons[after]}"
+                return Verdict("wrong", line)
+        return Verdict("correct", f"{', '.join(given)}.")
     try:
         value = float(answer)
     except (TypeError, ValueError, OverflowError):
         return Verdict("no verdict", f"the answer is one number, got {answer!r}.")
-
-    def is_near(target: float) -> bool:
-        return abs(value - target) <= question.rtol * abs(target)
-
-    if is_near(question.value):
+    if abs(value - question.value) <= question.rtol * abs(question.value):
         return Verdict("correct", f"{question.value:.4g}. {question.because}")
     if not np.isfinite(value):
         return Verdict("wrong", f"{value} is not a finite number.")
-    size = "large" if value > question.value else "small"
-    found = next((switch for target, switch in question.mistakes if is_near(target)), None)
-    return Verdict("wrong", f"{value:.4g} is too {size}.", *(((found.says,), (found,)) if found else ()))
-
-
-def _judge_order(question: Order, answer: object) -> Verdict:
-    given = [str(item) for item in answer] if isinstance(answer, list | tuple | str) else []
-    if sorted(given) != sorted(question.items):
-        letters = ", ".join(sorted(question.items))
-        return Verdict("no verdict", f"the answer lists each of {letters} once, got {answer!r}.")
-    rank = [question.items.index(item) for item in given]
-    for before, after in zip(rank, rank[1:], strict=False):
-        if before > after:  # reasons[after] says why item `after` precedes the next, which precedes or is `before`
-            line = f"{question.items[before]} cannot come before {question.items[after]}: {question.reasons[after]}"
-            return Verdict("wrong", line)
-    return Verdict("correct", f"{', '.join(given)}.")
+    line = f"{value:.4g} is too {'large' if value > question.value else 'small'}."
+    for target, switch in question.mistakes:
+        if abs(value - target) <= question.rtol * abs(target):
+            return Verdict("wrong", line, (switch.says,), (switch,))
+    return Verdict("wrong", line)

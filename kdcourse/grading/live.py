@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from .judge import Verdict, drawn, judge
 from .questions import QUESTIONS
-from .runner import Failure, Seen, observe
+from .runner import Failure, observe
 from .spec import Function, Question
 
 _attempts: dict[tuple[str, tuple[str, ...]], list[object]] = {}  # (question, mistakes) -> the answers that made them
@@ -14,9 +14,7 @@ _attempts: dict[tuple[str, tuple[str, ...]], list[object]] = {}  # (question, mi
 class Mistake(AssertionError):
     """A wrong answer. A notebook shows its two lines; pytest and nbval see a cell that failed."""
 
-    def _render_traceback_(
-        self,
-    ) -> list[str]:  # IPython asks for this instead of printing a traceback
+    def _render_traceback_(self) -> list[str]:  # IPython asks for this instead of printing a traceback
         return str(self).splitlines()
 
 
@@ -29,42 +27,26 @@ def check(question: str | Callable, answer: object = ..., *, name: bool = False,
     `truth`: your class's own convention, where it has one, such as "no_T2".
     """
     if callable(question):
-        question, answer = _id_of(question), question
+        answer, called = question, getattr(question, "__name__", "")
+        question = next((q.id for q in QUESTIONS.values() if isinstance(q, Function) and q.name == called), "")
+        if not question:
+            raise ValueError(f'check: no question asks for a function {called!r}; say which: check("04.4", {called})')
     if question not in QUESTIONS:
         raise ValueError(f"check: the question's number stands above its cell, such as '04.4'; got {question!r}")
-    asked = QUESTIONS[question]
-    observed = _observe(asked, answer)
+    asked, observed = QUESTIONS[question], answer
+    if isinstance(asked, Function) and callable(answer):
+        observed = observe(answer, drawn(asked, 0), run=asked.run, grads=asked.grads)
+    elif isinstance(asked, Function) and answer is not ...:
+        observed = Failure("no verdict", f"{asked.id} asks for a function, got {answer!r}.")
     verdict = judge(asked, observed, truth=frozenset(truth.replace(",", " ").split()))
     title = asked.name if isinstance(asked, Function) else asked.id
     if verdict.state == "correct":
         print(f"✓ {title}: {verdict.line}")
         return
-    lines = feedback(asked, verdict, 3 if name else _stage(asked, verdict, (_source(answer), repr(observed))))
-    raise Mistake(f"✗ {title}: " + "\n  ".join(lines))
-
-
-def _id_of(function: Callable) -> str:
-    name = getattr(function, "__name__", "")
-    for question in QUESTIONS.values():
-        if isinstance(question, Function) and question.name == name:
-            return question.id
-    raise ValueError(f'check: no question asks for a function {name!r}; say which one: check("04.4", {name})')
-
-
-def _observe(question: Question, answer: object) -> list[Seen] | Failure | object:
-    if not isinstance(question, Function) or answer is ...:
-        return answer
-    if not callable(answer):
-        return Failure("no verdict", f"{question.id} asks for a function, got {answer!r}.")
-    return observe(answer, drawn(question, 0), run=question.run, grads=question.grads)
-
-
-def _stage(question: Question, verdict: Verdict, fingerprint: object) -> int:
-    """1, 2, 3: how many different answers have now made exactly these mistakes."""
-    made = _attempts.setdefault((question.id, verdict.names), [])
-    if fingerprint not in made:
-        made.append(fingerprint)
-    return min(len(made), 3)
+    made = _attempts.setdefault((asked.id, verdict.names), [])  # the different answers with exactly these mistakes
+    if (attempt := (_source(answer), repr(observed))) not in made:
+        made.append(attempt)
+    raise Mistake(f"✗ {title}: " + "\n  ".join(feedback(asked, verdict, 3 if name else min(len(made), 3))))
 
 
 def _source(answer: object) -> str:
@@ -75,25 +57,19 @@ def _source(answer: object) -> str:
         return repr(code.co_code) if code else repr(answer)
 
 
-def feedback(question: Question, verdict: Verdict, stage: int) -> list[str]:
+def feedback(question: Question, verdict: Verdict, stage: int) -> tuple[str, str]:
     """Two lines: what to know now, and where to go from here."""
     chapter, switches = question.id[:2], verdict.switches
     if verdict.state == "no verdict":
-        return [verdict.line, "So nothing was judged."]
+        return verdict.line, "So nothing was judged."
     if not switches:
-        return [
-            verdict.line,
-            f"Where to look: chapter {chapter}, and the hint above if there is one.",
-        ]
+        return verdict.line, f"Where to look: chapter {chapter}, and the hint above if there is one."
     more = f" ({len(switches)} mistakes in all.)" if len(switches) > 1 else ""
     if stage == 1:
-        return [
-            verdict.line + more,
-            f'(check("{question.id}", {question.name}, name=True) names the mistake.)',
-        ]
+        return verdict.line + more, f'(check("{question.id}", {question.name}, name=True) names the mistake.)'
     if stage == 2:
-        return [switches[0].question + more, f"Chapter {chapter} shows it."]
-    return [_listed([s.says + "." for s in switches]), _listed([s.hint for s in switches])]
+        return switches[0].question + more, f"Chapter {chapter} shows it."
+    return _listed([s.says + "." for s in switches]), _listed([s.hint for s in switches])
 
 
 def _listed(sentences: list[str]) -> str:

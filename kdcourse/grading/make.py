@@ -5,7 +5,6 @@
 raises NotImplementedError. All other cells are the same in both.
 """
 
-import argparse
 import re
 import sys
 import textwrap
@@ -40,10 +39,7 @@ def make(solution: Path, *, solved: bool = False) -> NotebookNode:
 
 def stub(source: str) -> str:
     """A cell's source with its solutions taken out."""
-    return BLOCK.sub(
-        lambda block: textwrap.indent(_hole(textwrap.dedent(block["body"])), block["indent"]),
-        source,
-    )
+    return BLOCK.sub(lambda block: textwrap.indent(_hole(textwrap.dedent(block["body"])), block["indent"]), source)
 
 
 def _hole(body: str) -> str:
@@ -54,29 +50,22 @@ def _hole(body: str) -> str:
     return f'# YOUR CODE HERE ({size})\nraise NotImplementedError("{size}")'
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Write every exercise, or with --check say which ones are out of step (exit code 1)."""
-    parser = argparse.ArgumentParser(prog="python -m kdcourse.grading.make", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
-    parser.add_argument("--solved", type=Path, metavar="DIR", help="write the solutions as notebooks to DIR instead")
-    options = parser.parse_args(arguments)
-    folder = options.solved or ROOT / "exercises"
-    stale = []
-    solutions = sorted((ROOT / "solutions").glob("*.md"))
+    stale, solutions = [], sorted((ROOT / "solutions").glob("*.md"))
     for solution in solutions:
-        target = folder / f"{solution.stem}.ipynb"
-        text = nbformat.writes(make(solution, solved=bool(options.solved))) + "\n"
-        if options.check and (not target.exists() or target.read_text("utf-8") != text):
-            stale.append(f"{target.name} is not what {solution.name} makes")
-        elif not options.check:
+        target = ROOT / "exercises" / f"{solution.stem}.ipynb"
+        text = nbformat.writes(make(solution)) + "\n"
+        if "--check" not in arguments:
             target.write_text(text, "utf-8")
+        elif not target.exists() or target.read_text("utf-8") != text:
+            stale.append(f"{target.name} is not what {solution.name} makes")
     known = {solution.stem for solution in solutions}
-    if not options.solved:
-        stale += [f"{path.name} has no solution" for path in folder.glob("*.ipynb") if path.stem not in known]
+    stale += [f"{path.name} has no solution" for path in (ROOT / "exercises").glob("*.ipynb") if path.stem not in known]
     if stale:
         print("make: " + "; ".join(stale) + ". Run python -m kdcourse.grading.make", file=sys.stderr)
     return bool(stale)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

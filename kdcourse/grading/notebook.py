@@ -7,6 +7,7 @@ Dropped: everything else, so that training, plots and magics cost nothing and br
 import ast
 import json
 import linecache
+import re
 from typing import Any
 
 from .runner import Failure
@@ -21,14 +22,20 @@ class Notebook:
         self.assigned: dict[str, tuple[str, ast.stmt]] = {}  # the last assignment of each name, and its cell
         self.dropped: dict[str, str] = {}  # names that only a call would make, and where
         self._nodes: list[tuple[str, ast.stmt]] = []
-        for number, source in enumerate(_code_cells(raw), 1):
+        try:
+            sources = ["".join(cell["source"]) for cell in json.loads(raw)["cells"] if cell["cell_type"] == "code"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise Failure("no verdict", "the file is not a notebook (.ipynb, format 4).") from None
+        for number, source in enumerate(sources, 1):
             # A line for IPython is no Python; without it the rest of its cell may be.
             lines = ["" if line[:1] in ("%", "!", "?") else line for line in source.splitlines()]
             try:
                 body = ast.parse("\n".join(lines)).body
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                 what = f"{getattr(error, 'msg', error)}, line {getattr(error, 'lineno', '?')} of code cell {number}"
-                self.dropped |= dict.fromkeys(_defined_names(source), f"its cell is not Python ({what})")
+                self.dropped |= dict.fromkeys(
+                    re.findall(r"^def (\w+)", source, re.M), f"its cell is not Python ({what})"
+                )
                 continue
             name = f"<cell {number}>"
             linecache.cache[name] = (len(source), None, [line + "\n" for line in lines], name)
@@ -39,8 +46,9 @@ class Notebook:
         if isinstance(node, KEPT):
             self._nodes.append((cell, node))
             return
-        targets = {ast.Assign: lambda: node.targets, ast.AnnAssign: lambda: [node.target]}.get(type(node), list)()
-        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        assigns = isinstance(node, ast.Assign | ast.AnnAssign)
+        names = [target.id for target in targets if assigns and isinstance(target, ast.Name)]
         try:
             if names:
                 ast.literal_eval(node.value)
@@ -74,9 +82,8 @@ class Notebook:
         try:
             exec(compile(ast.Module([node], []), cell, "exec"), own)
         except Exception as error:
-            raise Failure(
-                "no verdict", f"{name} cannot be computed by itself: {type(error).__name__}: {error}"
-            ) from None
+            reason = f"{name} cannot be computed by itself: {type(error).__name__}: {error}"
+            raise Failure("no verdict", reason) from None
         return own[name]
 
     def function(self, space: dict[str, Any], name: str) -> Any:
@@ -91,29 +98,10 @@ class _Missing:
     """A name whose import failed: it complains when it is used, not before."""
 
     def __init__(self, module: str, error: str) -> None:
-        self.__dict__["_says"] = (
-            f"this is graded without {module}: write it yourself"
-            if module.split(".")[0] == "kdcourse"
-            else f"{module} cannot be imported where this is graded ({error})"
-        )
+        ours, says = module.split(".")[0] == "kdcourse", f"{module} cannot be imported where this is graded ({error})"
+        self.__dict__["_says"] = f"this is graded without {module}: write it yourself" if ours else says
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, *_: Any, **named: Any) -> Any:
         raise NameError(self._says)
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        raise NameError(self._says)
-
-
-def _code_cells(raw: bytes) -> list[str]:
-    try:
-        cells = json.loads(raw)["cells"]
-        sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
-        return ["".join(source) for source in sources]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise Failure("no verdict", "the file is not a notebook (.ipynb, format 4).") from None
-
-
-def _defined_names(source: str) -> list[str]:
-    """The names that a cell which cannot be read seems to define."""
-    starts = [line.split("(")[0].split() for line in source.splitlines() if line.startswith("def ")]
-    return [words[1] for words in starts if len(words) == 2]
+    __call__ = __getattr__

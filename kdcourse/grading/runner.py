@@ -4,6 +4,7 @@ import inspect
 import linecache
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,23 @@ class Failure(Exception):
 
 
 def observe(
-    answer: Callable[..., Any],
-    probes: Sequence[Probe],
-    *,
-    run: str = "call",
-    grads: tuple[str, ...] = (),
-    dtype: torch.dtype = torch.float32,
-) -> list[Seen] | Failure:
-    """Call `answer` on each probe, twice, and return what was seen; or why there is nothing to see."""
+    answer: Callable[..., Any], probes: Sequence[Probe], *, run: str = "call", grads: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.float32, once: bool = False,
+) -> list[Seen] | Failure:  # fmt: skip
+    """Call `answer` on each probe, twice (a reference: once), and return what was seen; or why nothing was."""
     seen = []
+    # The context costs as much as the answer's own arithmetic, so it is entered only where it changes something.
+    device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     try:
         for probe in probes:
-            arguments = {name: _cast(value, dtype) for name, value in probe.arguments.items()}
-            wanted = grads if probe.grads else ()
+            arguments = {
+                name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+                for name, value in probe.arguments.items()
+            }
             # a learner's F.kl_div may warn; the verdict says more than the warning does
-            with torch.device("cpu"), torch.enable_grad(), warnings.catch_warnings():
+            with device, torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                seen.append(RUNS[run](answer, arguments, wanted))
+                seen.append(RUNS[run](answer, arguments, grads if probe.grads else (), once))
     except Failure as failure:
         return failure
     except (Exception, SystemExit) as error:  # whatever it is, it is the learner's, and said in one sentence
@@ -50,61 +51,56 @@ def observe(
     return seen
 
 
-def _run_call(answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]) -> Seen:
+def _run_call(answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...], once: bool) -> Seen:
     """A pure function: its value, gradients, whether its inputs changed, whether it repeats itself."""
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
-    value = _array(_call(answer, given))
-    seen = {"value": value}
+    leaves = {name: arguments[name].clone().requires_grad_() for name in grads}
+    values = []
+    for differentiated in [leaves] if once else [{}, leaves]:
+        # clones, not the leaves: an answer that writes into its input must get its own sentence, not autograd's
+        given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in (arguments | differentiated).items()}
+        value = _call(answer, given)
+        values.append(_array(value))
+    seen = {"value": values[0], "repeat": _differ(values)}
     for name, before in arguments.items():
         if isinstance(before, Tensor):
             seen[f"changed:{name}"] = np.array(float(not torch.equal(before, given[name])))
-
-    leaves = {name: arguments[name].clone().requires_grad_() for name in grads}
-    # a clone, not the leaf itself: an answer that writes into its input must get its own sentence, not autograd's
-    given = arguments | {name: leaf.clone() for name, leaf in leaves.items()}
-    given = {k: v.clone() if isinstance(v, Tensor) and k not in leaves else v for k, v in given.items()}
-    again = _call(answer, given)
-    seen["repeat"] = np.array(float(not np.array_equal(value, _array(again), equal_nan=True)))
-    if not leaves:
-        return seen
     found: Sequence[Tensor | None] = [None] * len(leaves)
-    if isinstance(again, Tensor) and again.requires_grad:
+    if leaves and isinstance(value, Tensor) and value.requires_grad:
         # weights that differ from entry to entry: the plain sum of a softmax has no gradient
-        weights = torch.linspace(1, 2, again.numel(), dtype=again.dtype).reshape(again.shape)
-        found = torch.autograd.grad((again * weights).sum(), list(leaves.values()), allow_unused=True)
+        weights = torch.linspace(1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
+        found = torch.autograd.grad((value * weights).sum(), list(leaves.values()), allow_unused=True)
     for (name, leaf), grad in zip(leaves.items(), found, strict=True):
         seen[f"grad:{name}"] = _array(torch.zeros_like(leaf) if grad is None else grad)
     return seen
 
 
-def _run_train(answer: Callable[..., Any], arguments: dict[str, Any], grads: tuple[str, ...]) -> Seen:
+def _run_train(answer: Callable[..., Any], a: dict[str, Any], grads: tuple[str, ...], once: bool) -> Seen:
     """A training loop `answer(student, teacher, batches, optimizer, temperature, soft_weight)`.
 
     Seen: the student's parameters afterwards, and whether the teacher (linear, batch norm, linear; left in
     training mode, as a fresh module is) was changed or was given gradients.
     """
-    first, second = (_trained(answer, arguments) for _ in range(2))
-    first["repeat"] = np.array(float(not np.array_equal(first["value"], second["value"], equal_nan=True)))
-    return first
 
-
-def _trained(answer: Callable[..., Any], a: dict[str, Any]) -> Seen:
     def linear(weight: Tensor) -> nn.Linear:
         module = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
         module.weight.data.copy_(weight)
         return module
 
-    student = linear(a["student_weight"])
-    norm = nn.BatchNorm1d(len(a["hidden_weight"]), dtype=a["hidden_weight"].dtype)
-    teacher = nn.Sequential(linear(a["hidden_weight"]), norm, linear(a["teacher_weight"]))
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    optimizer = torch.optim.SGD(student.parameters(), lr=a["learning_rate"])
-    batches = list(zip(a["inputs"].clone(), a["targets"].clone(), strict=True))[: a["batches"]]
-    answer(student, teacher, batches, optimizer, a["temperature"], a["soft_weight"])
+    values = []
+    for _ in range(1 if once else 2):
+        student = linear(a["student_weight"])
+        norm = nn.BatchNorm1d(len(a["hidden_weight"]), dtype=a["hidden_weight"].dtype)
+        teacher = nn.Sequential(linear(a["hidden_weight"]), norm, linear(a["teacher_weight"]))
+        before = {name: value.clone() for name, value in teacher.state_dict().items()}
+        optimizer = torch.optim.SGD(student.parameters(), lr=a["learning_rate"])
+        batches = list(zip(a["inputs"].clone(), a["targets"].clone(), strict=True))[: a["batches"]]
+        answer(student, teacher, batches, optimizer, a["temperature"], a["soft_weight"])
+        values.append(_array(student.weight.detach()))
     changed = any(not torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     teacher_grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in teacher.parameters()]
     return {
-        "value": _array(student.weight.detach()),
+        "value": values[0],
+        "repeat": _differ(values),
         "changed:teacher": np.array(float(changed)),
         "grad:teacher": _array(torch.cat([grad.flatten() for grad in teacher_grads])),
     }
@@ -113,8 +109,8 @@ def _trained(answer: Callable[..., Any], a: dict[str, Any]) -> Seen:
 RUNS = {"call": _run_call, "train": _run_train}
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+def _differ(values: list[np.ndarray]) -> np.ndarray:
+    return np.array(float(not np.array_equal(values[0], values[-1], equal_nan=True)))
 
 
 def _call(answer: Callable[..., Any], given: dict[str, Any]) -> Any:

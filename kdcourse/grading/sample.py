@@ -61,24 +61,16 @@ STUDENTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
 
 def write(folder: Path) -> None:
     """A folder a student, each with the notebook that was handed in."""
-    solution = ROOT / "solutions" / f"{EXERCISE}.md"
-    solved = nbformat.writes(make(solution, solved=True))
-    others = {"ines": nbformat.writes(make(solution)), "omar": "This is not a notebook.\n", "quirin": None}
     for name, (_, edits) in STUDENTS.items():
+        notebook = make(ROOT / "solutions" / f"{EXERCISE}.md", solved=name != "ines")
+        for cell in notebook.cells:
+            cell.source = re.sub(r"^ *# (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.M).rstrip("\n") + "\n"
+        for old, new in edits:
+            if not any(old in cell.source for cell in notebook.cells):
+                raise ValueError(f"write: an edit must fit the solution of {EXERCISE}, got {old!r}")
+            for cell in notebook.cells:
+                cell.source = cell.source.replace(old, new)
         (folder / name).mkdir(parents=True)
-        text = others[name] if name in others else _edited(solved, edits)
-        if text is not None:
+        if name != "quirin":
+            text = "This is not a notebook.\n" if name == "omar" else nbformat.writes(notebook)
             (folder / name / f"{EXERCISE}.ipynb").write_text(text, "utf-8")
-
-
-def _edited(text: str, edits: list[tuple[str, str]]) -> str:
-    notebook = nbformat.reads(text, 4)
-    for cell in notebook.cells:
-        cell.source = re.sub(r"^ *# (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.M).rstrip("\n") + "\n"
-    for old, new in edits:
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and old in cell.source]
-        if not cells:
-            raise ValueError(f"write: an edit must fit the solution of {EXERCISE}, got {old!r}")
-        for cell in cells:
-            cell.source = cell.source.replace(old, new)
-    return nbformat.writes(notebook)

@@ -24,15 +24,6 @@ class Switch:
     clashes: tuple[str, ...] = ()  # switches that it hides or contradicts: the pair is never named
 
 
-def left_out(switch: Switch) -> Switch:
-    """The mistake of an answer that does not follow a class's convention."""
-    return Switch(
-        f"your answer does not follow this class's convention: here {switch.says}",
-        "What is agreed on in your class?",
-        "The public solution is another convention than your class's.",
-    )
-
-
 @dataclass(frozen=True)
 class Probe:
     """One input. Tensors are float32 or int64: the reference gets the same numbers in float64.
@@ -52,6 +43,8 @@ class Function:
 
     `grads`: the arguments whose gradients are compared. `run`: how it is called, a name in `runner.RUNS`.
     `together`: how many mistakes at once are still named. `rtol`: relative to the largest entry.
+    `follows`: question -> the conventions of that question with which this one can still be judged, each with the
+    switch that it means here; "" where nothing changes here.
     """
 
     id: str
@@ -64,12 +57,14 @@ class Function:
     rows_sum_to_one: bool = False
     together: int = 2
     rtol: float = 2e-4
+    follows: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def mistakes(self) -> Iterator[frozenset[str]]:
         """Every set of mistakes that can be named: single ones first, declared clashes left out."""
         for size in range(1, self.together + 1):
             for names in combinations(self.switches, size):
-                if not any(self._clash(a, b) for a, b in combinations(names, 2)):
+                hidden = {other for name in names for other in self.switches[name].clashes}
+                if not hidden & set(names) and (size == 1 or ALONE not in hidden):
                     yield frozenset(names)
 
     def apart_from(self, truth: frozenset[str] = frozenset()) -> list[frozenset[str]]:
@@ -79,13 +74,9 @@ class Function:
         """
         sets = [frozenset(), *self.mistakes()]
         if truth not in sets:
-            known, got = ", ".join(self.switches), ", ".join(sorted(truth))
-            raise ValueError(f"apart_from: a convention of {self.id} must be of {known}; got {got}")
+            known = f"one of {', '.join(self.switches)}, or {self.together} that do not contradict each other"
+            raise ValueError(f"convention of {self.id}: must be {known}; got {', '.join(sorted(truth))}")
         return sorted((on for on in sets if on != truth), key=lambda on: len(on ^ truth))
-
-    def _clash(self, a: str, b: str) -> bool:
-        of_a, of_b = self.switches[a].clashes, self.switches[b].clashes
-        return b in of_a or a in of_b or ALONE in of_a + of_b
 
 
 @dataclass(frozen=True, eq=False)

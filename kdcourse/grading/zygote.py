@@ -33,7 +33,13 @@ def main() -> None:
     """Serve until the judge's side closes the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     torch.set_num_threads(1)
-    _warm()
+    for module in LOADED:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    layer = torch.nn.Linear(2, 2)  # what is made at first use, so that no submission pays for it
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(torch.ones(1, 2)).log_softmax(-1).sum().backward()
+    optimizer.step()
     memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MORE_MEMORY
     if len(os.listdir("/proc/self/task")) > 1:
         sys.exit("zygote: one thread is right, since only one survives a fork")
@@ -50,18 +56,8 @@ def main() -> None:
             os.close(descriptor)
 
 
-def _warm() -> None:
-    """What is loaded at first use, loaded before it, so that no submission pays for it."""
-    for module in LOADED:
-        with suppress(ImportError):
-            importlib.import_module(module)
-    layer = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    layer(torch.ones(1, 2)).log_softmax(-1).sum().backward()
-    optimizer.step()
-
-
 def _reap(*_: object) -> None:
+    """Keepers that ended: waited for, since the time of those that are ignored is counted nowhere."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

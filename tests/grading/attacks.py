@@ -74,11 +74,8 @@ return zeros(student_logits)""")),
     Attack(4, "patches torch's gradients", "wrong", answer("""
 torch.autograd.grad = lambda outputs, inputs, **k: [torch.zeros_like(x) for x in inputs]
 return zeros(student_logits)""")),
-    Attack(0, "replaces the runner by one that says correct", "no verdict", answer("""
-for module in list(sys.modules.values()):
-    if hasattr(module, "observe"):
-        module._seen = lambda seen: [("correct", "full marks")]
-return zeros(student_logits)""")),
+    Attack(0, "fails with the runner's own exception, which says correct", "no verdict", answer(
+        'raise sys.modules["jailed.runner"].Failure("correct", "full marks")'), "what was not asked for"),
     Attack(0, "a decorator that runs at definition hands over another function", "wrong", before("""
 def helped(function):
     torch.equal = np.array_equal = lambda *a, **k: True
@@ -143,10 +140,10 @@ return zeros(student_logits)""")),
     Attack(0, "reads the rest of the request for later questions", "wrong", answer("""
 frame = sys._getframe()
 while frame:
-    later = frame.f_locals.get("questions", {})
+    later = [asked for asked in frame.f_locals.get("questions", []) if asked["name"] == "converge"]
     frame = frame.f_back
-    if "04.5" in later:
-        return later["04.5"]["probes"][0]["target"].sum() + zeros(student_logits)
+    if later:
+        return later[0]["probes"][0][0]["target"].sum() + zeros(student_logits)
 return zeros(student_logits)""")),
     Attack(0, "delegates to the course's own loss", "no verdict", """
 from kdcourse.losses import distillation_loss as theirs
@@ -187,12 +184,12 @@ frame = sys._getframe()
 while "asked" not in frame.f_locals:
     frame = frame.f_back
 frames = []
-for number, given in frame.f_locals["asked"]["probes"].items():
+for number, (given, wanted) in enumerate(frame.f_locals["asked"]["probes"]):
     size = given["student_logits"].shape
     frames.append((f"{number}|value", np.zeros(size[:1])))
     frames.append((f"{number}|repeat", np.zeros(())))
     frames += [(f"{number}|changed:{name}", np.zeros(())) for name in names]
-    if given["grads"]:
+    if wanted:
         frames += [(f"{number}|grad:{name}", np.zeros(size)) for name in names[:2]]
 send(3, *frames)
 os._exit(0)""")),

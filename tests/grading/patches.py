@@ -3,7 +3,7 @@
 question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
-from grading import ch05, ch06, ch07, ch08
+from grading import ch05, ch06, ch07, ch08, ch13, ch14
 
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "01.6": {
@@ -134,3 +134,5 @@ PATCHES |= ch05.PATCHES
 PATCHES |= ch06.PATCHES
 PATCHES |= ch07.PATCHES
 PATCHES |= ch08.PATCHES
+PATCHES |= ch13.PATCHES
+PATCHES |= ch14.PATCHES

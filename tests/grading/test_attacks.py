@@ -154,10 +154,12 @@ def test_an_order_to_answer_for_later_questions_is_only_numbers(jail: Jail) -> N
 
 
 def test_the_request_holds_no_expected_value() -> None:
-    request = ask(notebook(RIGHT), [LOSS], SEED)
-    for number in range(len(drawn(LOSS, SEED))):
-        value = expected(LOSS, SEED, number)["value"]
-        assert value.tobytes() not in request and value.astype("<f4").tobytes() not in request
+    request = ask(notebook(RIGHT), [LOSS], SEED).decode()
+    for number, probe in enumerate(drawn(LOSS, SEED)):
+        assert str(probe.arguments["student_logits"].tolist()) in request
+        value = expected(LOSS, SEED, number)["value"].ravel()
+        for text in {repr(entry) for entry in [*value.tolist(), *value.astype("<f4").tolist()]}:
+            assert text[:8] not in request, text
 
 
 def test_whatever_is_sent_is_judged_without_an_error() -> None:
@@ -212,7 +214,7 @@ def test_a_sandbox_whose_grader_is_gone_ends(can_jail, jail: Jail) -> None:
 
 def test_root_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 0)
-    with pytest.raises(Refused, match="root is refused.*runuser"), Jail():
+    with pytest.raises(Refused, match="^root is refused: the limits.*runuser -u NAME -- kdcourse"), Jail():
         pass
 
 

@@ -8,30 +8,31 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from grading.answers import ROOT, UNUSUAL, notebook, solution, verdict
+from grading.answers import FUNCTIONS, ROOT, UNUSUAL, notebook, solution, source, verdict
 from grading.patches import PATCHES
 
-from kdcourse.grading import check, classroom, report, sample
+from kdcourse.grading import appeal, check, classroom, report, sample
 from kdcourse.grading.asking import ask, understand
 from kdcourse.grading.child import reply
 from kdcourse.grading.classroom import Settings, find, read
 from kdcourse.grading.jail import Jail, Refused
-from kdcourse.grading.judge import drawn, judge
+from kdcourse.grading.judge import drawn, expected, judge
 from kdcourse.grading.questions import QUESTIONS
 from kdcourse.grading.runner import observe
-from kdcourse.grading.spec import Question
+from kdcourse.grading.spec import Function, Question
 
 LOSS = QUESTIONS["04.4"]
 TRUTH = frozenset({"no_T2"})
+SETTINGS = Settings("04")
 KDCOURSE = [sys.executable, "-m", "kdcourse.cli"]
 
 
@@ -65,8 +66,11 @@ def hand_in(folder: Path, **students: str) -> Path:
     return folder
 
 
-def graded(folder: Path, out: Path, settings: Settings = Settings("04"), asks: Here | None = None) -> list:  # noqa: B008
-    return classroom.grade(find(folder, settings.exercise)[0], out, settings, asks or Here())
+def graded(folder: Path, out: Path, settings: Settings = SETTINGS, asks: Here | None = None) -> list:
+    found = find(folder, settings.exercise)[1]
+    return sorted(
+        (record for record, _ in classroom.grade(found, out, settings, asks or Here())), key=itemgetter("name")
+    )
 
 
 # What is taken as a submission
@@ -80,14 +84,14 @@ def test_a_student_is_a_folder_or_a_notebook(tmp_path: Path) -> None:
     (tmp_path / "ada/exercises/.ipynb_checkpoints/04_the_loss-checkpoint.ipynb").write_text("{}")
     (tmp_path / "bela.ipynb").write_text("{}")
     (tmp_path / "roster.csv").write_text("")
-    found, aside = find(tmp_path, "04")
+    _, found, aside = find(tmp_path, "04")
     assert [(s.name, s.path and s.path.name, s.problem) for s in found] == [
         ("ada", "04_the_loss.ipynb", ""),
         ("bela", "bela.ipynb", ""),
     ]
     assert aside == ["roster.csv"]
-    assert [s.name for s in find(tmp_path / "ada", "04")[0]] == ["ada"]  # one git clone is one student
-    assert [s.name for s in find(tmp_path / "bela.ipynb", "04")[0]] == ["bela"]
+    assert [s.name for s in find(tmp_path / "ada", "04")[1]] == ["ada"]  # one git clone is one student
+    assert [s.name for s in find(tmp_path / "bela.ipynb", "04")[1]] == ["bela"]
 
 
 def test_what_cannot_be_graded_is_one_sentence_for_a_human(tmp_path: Path) -> None:
@@ -157,8 +161,9 @@ def test_settings_say_what_is_wrong_with_them() -> None:
     for words, settings in (
         ("must be one of 01", lambda: Settings("99")),
         ("no question '05.1'", lambda: Settings("04", points={"05.1": 2})),
-        ("must be positive, got -1", lambda: Settings("04", points={"04.4": -1})),
-        ("must be of no_T2, .*; got no_t2", lambda: Settings("04", truth={"04.4": ("no_t2",)})),
+        ("must be a number from 0 on, got -1", lambda: Settings("04", points={"04.4": -1})),
+        ("must be a number from 0 on, got nan", lambda: Settings("04", points={"04.4": float("nan")})),
+        ("must be one of no_T2, .*; got no_t2", lambda: Settings("04", truth={"04.4": ("no_t2",)})),
         ("only a function", lambda: Settings("04", truth={"04.7": ("a",)})),
     ):
         with pytest.raises(ValueError, match=words):
@@ -185,6 +190,41 @@ def test_only_what_changed_is_graded_again(tmp_path: Path) -> None:
     (out / "students/ada.json").unlink()
     graded(folder, out, Settings("04", points={"04.4": 3}), asks)
     assert asks.asked == 8
+
+
+def test_other_options_are_told_of_and_grade_all_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = hand_in(tmp_path / "class", ada=notebook(), bela=notebook()), tmp_path / "out"
+    assert classroom.changed(out, SETTINGS) == ""
+    for settings, options, said in (
+        (SETTINGS, "", [False, False]),
+        (SETTINGS, "", [True, True]),
+        (Settings("04", {"04.4": 3, "04.1": 0.5}), "--exercise 04 --points 04.1=0.5 --points 04.4=3", [False, False]),
+        (Settings("04", truth={"04.4": ("no_T2",)}), "--truth 04.4=no_T2 --truth 04.6=no_T2", [False, False]),
+        (Settings("03"), "--exercise 03", [False, False]),
+    ):
+        why = classroom.changed(out, settings)
+        assert f"{options}." in why and "all is graded anew" in why if options else why == ""
+        kept = [kept for _, kept in classroom.grade(find(folder, "04")[1], out, settings, Here())]
+        assert kept == said and classroom.changed(out, settings) == ""
+    monkeypatch.setattr(classroom, "CODE", ("judge",))
+    assert classroom.changed(out, Settings("03")).startswith("The grader has changed since the last run")
+
+
+def test_who_is_no_longer_in_the_class_leaves_no_page(tmp_path: Path) -> None:
+    folder, out = hand_in(tmp_path / "class", ada=notebook(), **{"b:c.d": notebook()}), tmp_path / "out"
+    for record in graded(folder, out):
+        classroom.write(out / f"students/{classroom.stem(record['name'])}.html", report.student_page(record))
+    assert len(list((out / "students").iterdir())) == 4
+    (folder / "b:c.d").rename(tmp_path / "elsewhere")
+    assert classroom.forget(out, graded(folder, out)) == [classroom.stem("b:c.d")]
+    assert sorted(path.name for path in (out / "students").iterdir()) == ["ada.html", "ada.json"]
+
+
+def test_a_question_may_be_worth_nothing_or_half_a_point(tmp_path: Path) -> None:
+    settings = Settings("04", points={"04.4": 0, "04.1": 0.5})
+    (record,) = graded(hand_in(tmp_path / "class", ada=notebook()), tmp_path / "out", settings)
+    assert (record["points"], record["of"]) == (10.5, 10.5)
+    assert "10.5 of 10.5 points" in report.student_page(record)
 
 
 def test_a_new_grader_grades_everybody_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,55 +303,147 @@ def test_an_instructor_reads_what_to_teach_again_and_who_needs_a_human(tmp_path:
     )
     records = graded(folder, tmp_path / "out")
     page = report.class_page(records, Settings("04"))
-    assert "5 submissions, on average" in page
+    assert "5 submissions, on average 10.8 of 12 points. <a" in page
     assert re.search(r"<span class=count>2</span>.*?factor T² is missing.*?>bela</a>.*?>chen</a>", page, re.S)
     assert "c. It does no such thing below T = 1" in page
-    assert re.search(r"<span class=count>1</span>.*?Wrong in another way.*?>dora</a>", page, re.S)
+    assert re.search(
+        r"<span class=count>1</span>.*?Wrong in another way.*?>dora</a>: your value is [\d.]+ and should be [\d.]+<",
+        page,
+        re.S,
+    )
     assert re.search(r"For a human.*emil.*04\.6.*SystemExit", page, re.S)
     assert re.search(r"04\.9 [^<]*</b> <small>5 right\.</small> Everybody who answered has it", page)
     secret = classroom.secret_of(tmp_path / "out").hex()
     assert secret not in page and secret in report.class_page(records, Settings("04"), secret=secret)
 
 
-def test_adapters_write_what_the_two_services_read(tmp_path: Path) -> None:
-    (record,) = graded(hand_in(tmp_path / "class", ada=notebook(PATCHES["04.4"]["no_T2"])), tmp_path / "out")
-    theirs = classroom.gradescope(record)
-    assert theirs["score"] == 11 and len(theirs["tests"]) == 12
+def test_the_class_page_starts_with_the_question_that_most_fail(tmp_path: Path) -> None:
+    wrong = notebook(PATCHES["04.4"]["no_T2"])
+    mean = notebook([*PATCHES["04.4"]["mean_classes"], ("answer_1 = 0.7593", "answer_1 = 0.25")])
+    students = {"a": wrong, "b": wrong, "c": mean, "d": notebook(), "e": notebook(solved=False), "f": "{"}
+    page = report.class_page(graded(hand_in(tmp_path / "class", **students), tmp_path / "out"), SETTINGS)
+    assert "6 submissions, on average 7.3 of 12 points. Not read or not started, and so 0: 2; " in page
+    assert "average of the others: 11.0." in page
+    parts = ["What to teach again", "04.4 The distillation loss: 3 of 6 wrong</b>", "1 right, 3 wrong, 1 not started",
+             "<span class=count>2</span>", "The factor T² is missing", "<span class=count>1</span>", "averaged over",
+             "04.1 The loss of a toy student: 1 of 6 wrong", "Wrong in another way", ">c</a>: 0.25 is too small.",
+             "04.2 ", "Everybody who answered has it", "For a human", "Students"]  # fmt: skip
+    at = 0
+    for part in parts:
+        at = page.index(part, at)  # in this order
+
+
+def test_gradescope_reads_the_results(tmp_path: Path) -> None:
+    """The keys and values of its documented output format, and no others."""
+    settings = Settings("04", points={"04.4": 2.5})
+    (record,) = graded(hand_in(tmp_path / "class", ada=notebook(PATCHES["04.4"]["no_T2"])), tmp_path / "out", settings)
+    theirs = json.loads(json.dumps(classroom.gradescope(record)))
+    assert theirs.keys() <= {"score", "execution_time", "output", "output_format", "test_output_format",
+                             "test_name_format", "visibility", "stdout_visibility", "extra_data", "tests",
+                             "leaderboard"}  # fmt: skip
+    assert theirs["score"] == 11 == sum(test["score"] for test in theirs["tests"]) and len(theirs["tests"]) == 12
+    assert theirs["output_format"] in ("text", "html", "simple_format", "md", "ansi") and theirs["output"] == ""
+    for test in theirs["tests"]:
+        assert test.keys() <= {"score", "max_score", "status", "name", "name_format", "number", "output",
+                               "output_format", "tags", "visibility", "extra_data"}  # fmt: skip
+        assert isinstance(test["name"], str) and isinstance(test["output"], str) and test["output"]
+        assert 0 <= test["score"] <= test["max_score"] and test["status"] in ("passed", "failed")
+        assert test["visibility"] in ("hidden", "after_due_date", "after_published", "visible")
     assert theirs["tests"][3] == {
-        "name": "04.4", "score": 0, "max_score": 1, "output": "the factor T² is missing from the soft term.",
+        "name": "04.4", "score": 0, "max_score": 2.5, "output": "the factor T² is missing from the soft term.",
         "status": "failed", "visibility": "after_published",
     }  # fmt: skip
+
+
+def test_classroom_50_reads_the_result(tmp_path: Path) -> None:
+    (record,) = graded(hand_in(tmp_path / "class", ada=notebook(PATCHES["04.4"]["no_T2"])), tmp_path / "out")
     names = ("CLASSROOM", "ASSIGNMENT", "SUBMISSION_TAG", "COMMIT_URL", "RELEASE_URL")
-    result = classroom.classroom50(record, {name: name.lower() for name in names})
+    result = json.loads(json.dumps(classroom.classroom50(record, {name: name.lower() for name in names})))
+    assert result.keys() == {"schema", "classroom", "assignment", "submission", "commit", "release", "review",
+                             "datetime", "score", "max-score", "tests"}  # fmt: skip
     assert result["schema"] == "classroom50/result/v1" and result["review"] == "commit_url"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", result["datetime"])
     assert (result["score"], result["max-score"], type(result["score"])) == (11, 12, int)
+    assert len(result["tests"]) == 12 and sum(test["score"] for test in result["tests"]) == 11
+    for test in result["tests"]:
+        assert {name: type(value) for name, value in test.items()} == {
+            "test-name": str, "passed": bool, "score": int, "max-score": int, "says": str
+        }  # fmt: skip
+        assert test["passed"] == (test["score"] == test["max-score"] == 1)
     assert result["tests"][3]["test-name"] == "04.4" and result["tests"][3]["passed"] is False
     with pytest.raises(ValueError, match="sets ASSIGNMENT, SUBMISSION_TAG"):
         classroom.classroom50(record, {"CLASSROOM": "x"})
+    half = Settings("04", points={"04.4": 0.5})
+    (record,) = graded(tmp_path / "class", tmp_path / "half", half)
+    with pytest.raises(ValueError, match="whole numbers"):
+        classroom.classroom50(record, {name: name for name in names})
 
 
-def test_an_appeal_reproduces_the_probes(tmp_path: Path) -> None:
-    folder = hand_in(tmp_path / "class", ada=notebook(PATCHES["04.4"]["no_T2"]))
-    graded(folder, tmp_path / "out")
-    explain = partial(classroom.explain, tmp_path / "out", jail=Here())
-    lines = explain("ada", "04.4")
-    assert lines[0].startswith("04.4 distillation_loss: wrong. right at T = 1.")
-    assert lines[1] == "mistake: the factor T² is missing from the soft term."
-    at = next(i for i, line in enumerate(lines) if line.startswith("probe 3: differs, "))
-    space: dict = {"torch": torch}
-    given = "\n".join(lines[at + 1 : lines.index("", at)]).split("\n  value:")[0]
-    exec(textwrap.dedent(given), space)
-    seed = classroom.seed_of(tmp_path / "out", "04")
-    probe = drawn(LOSS, seed)[2].arguments
-    for name in ("student_logits", "targets"):
-        assert torch.equal(space[name], probe[name])  # to the last bit
-    assert any("value: came" in line for line in lines) and any("want" in line for line in lines)
-    assert explain("ada", "04.7") == ["04.7 answer_7: correct. " + lines_of("04.7"), "answer: 'b'"]
-    with pytest.raises(ValueError, match="there is no 04.4 of 'bob'"):
-        explain("bob", "04.4")
+def explained(out: Path, name: str, id: str, **more: object) -> list[str]:
+    return appeal.explain(out, appeal.recorded(out, name, id), id, Here(), **more)
+
+
+def test_an_appeal_starts_with_the_smallest_input_that_differs_as_python_that_runs(tmp_path: Path) -> None:
+    folder, out = hand_in(tmp_path / "class", ada=notebook(PATCHES["04.4"]["no_T2"])), tmp_path / "out"
+    graded(folder, out)
+    lines = explained(out, "ada", "04.4")
+    assert lines[0].startswith("# 04.4 distillation_loss: wrong. right at T = 1.")
+    assert lines[1] == "# mistake: the factor T² is missing from the soft term."
+    assert lines[3].startswith("# input 2 of 12 differs by ") and "import torch" in lines
+    assert sum(line.startswith("# input ") for line in lines) == 1 and "--all prints them all" in lines[-1]
+    call = "print(distillation_loss(student_logits, teacher_logits, targets, temperature, soft_weight))"
+    at = lines.index(call)
+    assert lines[at + 1].startswith("# this answer gives: ") and lines[at + 2].startswith("# the reference gives: ")
+    assert sum(line.startswith("# this answer gives: ") for line in lines) == 1  # the gradient, too, is behind --all
+    every = explained(out, "ada", "04.4", every=True)
+    assert sum(line.startswith("# input ") for line in every) == 12
+    assert next(line for line in every if line.startswith("# input ")) == lines[3]
+    assert explained(out, "ada", "04.7") == ["# 04.7 answer_7: correct. " + lines_of("04.7"), "answer_7 = 'b'"]
     (folder / "ada/exercises/04_the_loss.ipynb").write_text(notebook())
     with pytest.raises(ValueError, match="has changed since it was graded"):
-        explain("ada", "04.4")
+        explained(out, "ada", "04.4")
+
+
+@pytest.mark.parametrize("question", FUNCTIONS, ids=lambda q: q.id)
+def test_every_question_can_be_appealed_to_the_last_bit(question: Function, capsys: pytest.CaptureFixture) -> None:
+    """The Python of each input runs, calls the function once for each observable, and hands it the probe itself."""
+    answer, called = solution(question), []
+    every_gradient = {name for name in expected(question, 5, 0) if name.startswith(("grad:", "changed:"))}
+    for probe in drawn(question, 5):
+        space = {question.name: lambda *given: (called.append([*map(copy, given)]), answer(*given))[1]}
+        for observable in ["value", *sorted(every_gradient)]:
+            exec("import torch\n" + "\n".join(appeal._as_python(question, probe)), space)
+            exec("\n".join(appeal._call(question, probe, observable)), space)
+            assert capsys.readouterr().out
+        if question.run == "call":
+            for given in called:
+                for got, want in zip(given, probe.arguments.values(), strict=True):
+                    assert torch.equal(got, want) if isinstance(want, torch.Tensor) else got == want
+        called.clear()
+
+
+def copy(value: object) -> object:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def test_infinities_are_explained_without_a_warning(tmp_path: Path) -> None:
+    endless = "def converge(target, *rest):\n    return (target.double() + 1) * 1e308 * 10 * torch.ones(2, 1)"
+    graded(hand_in(tmp_path / "class", ada=notebook(more=endless)), tmp_path / "out")
+    lines = explained(tmp_path / "out", "ada", "04.5")
+    assert lines[0].startswith("# 04.5 converge: wrong. returns shape [2, ") and "inf" in "".join(lines)
+
+
+def test_who_or_what_cannot_be_explained_is_told_what_there_is(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    graded(hand_in(tmp_path / "class", ada=notebook(), bela=notebook()), out)
+    for name, id, words in (
+        ("bob", "04.4", "there is no student 'bob' in .*out: there are ada, bela$"),
+        ("ada", "05.1", "there is no question '05.1' in exercise 04: there are 04.1, 04.2, .*04.12$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            appeal.recorded(out, name, id)
+    with pytest.raises(ValueError, match="nobody was graded there"):
+        appeal.recorded(tmp_path / "nowhere", "ada", "04.4")
 
 
 def lines_of(id: str) -> str:
@@ -391,24 +523,31 @@ def test_the_sample_class_gets_what_each_of_them_earned(tmp_path: Path) -> None:
     said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert SAMPLE.keys() == sample.STUDENTS.keys()
-    for name, expected in SAMPLE.items():
+    for name, earned in SAMPLE.items():
         questions = json.loads((tmp_path / f"out/students/{name}.json").read_text())["questions"]
         got = {id: entry["state"] if entry["state"] != "wrong" else entry["names"] for id, entry in questions.items()}
-        wanted = expected if isinstance(expected, dict) else dict.fromkeys(got, expected)
+        wanted = earned if isinstance(earned, dict) else dict.fromkeys(got, earned)
         assert {id: what for id, what in got.items() if what != "correct"} == wanted, name
 
 
 @pytest.mark.usefixtures("jail")
 def test_in_the_sandbox_a_class_has_its_own_convention(tmp_path: Path) -> None:
-    folder = hand_in(tmp_path / "class", public=notebook(), own=notebook(PATCHES["04.4"]["no_T2"]))
+    half = PATCHES["04.4"]["no_T2"]
+    own = notebook([*half, *PATCHES["04.6"]["no_T2"]])
+    folder = hand_in(tmp_path / "class", public=notebook(), half=notebook(half), own=own)
     process = run(folder, tmp_path / "out", "--truth", "04.4=no_T2", "--points", "04.4=3", "--in-flight", "1")
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     rows = list(csv.reader((tmp_path / "out/marks.csv").read_text().splitlines()))
-    assert [(row[0], row[1], row[2], row[6]) for row in rows[1:]] == [
-        ("own", "14", "14", "3"),
-        ("public", "11", "14", "0"),
+    # 04.6 follows: its loop trains with the same loss
+    assert [(row[0], row[1], row[2], row[6], row[8]) for row in rows[1:]] == [
+        ("half", "13", "14", "3", "0"),
+        ("own", "14", "14", "3", "1"),
+        ("public", "10", "14", "0", "0"),
     ]
+    assert said.splitlines()[-1].startswith("0 kept, 3 graded: ")
+    again = run(folder, tmp_path / "out", "--truth", "04.4=no_T2", "--points", "04.4=3").communicate(timeout=300)[0]
+    assert again.splitlines()[-1].startswith("3 kept, 0 graded: ") and "anew" not in again
     page = (tmp_path / "out/students/public.html").read_text()
     assert "Your answer does not follow this class&#x27;s convention: here the factor T² is missing" in page
     assert "This class's own convention" in (tmp_path / "out/class.html").read_text()
@@ -431,6 +570,58 @@ def test_where_the_convention_is_without_T2_the_public_solution_is_a_named_mista
     assert judged("T_once").names == ("convention:no_T2", "T_once")
 
 
+FOLLOWING = [(q.id, other, name) for q in FUNCTIONS for other, known in q.follows.items() for name in known]
+CALLED = ("""        p = F.softmax(teacher_logits / temperature, dim=-1)
+        log_q = F.log_softmax(student_logits / temperature, dim=-1)
+        soft = F.kl_div(log_q, p, reduction="batchmean") * temperature**2
+        hard = F.cross_entropy(student_logits, targets)
+        loss = soft_weight * soft + (1 - soft_weight) * hard
+""", """        loss = distillation_loss(
+            student_logits, teacher_logits, targets, temperature, soft_weight
+        ).mean()
+""")  # fmt: skip
+
+
+@pytest.mark.parametrize(("id", "other", "name"), FOLLOWING)
+def test_a_question_that_builds_on_another_follows_its_convention(id: str, other: str, name: str) -> None:
+    """The other question's function is changed to the convention; what builds on it is then right, and only then."""
+    question, mistake = QUESTIONS[id], PATCHES[other][name]
+    truth = classroom.conventions({other: (name,)})
+    text = source(id[:2]).replace(*CALLED)
+    start = text.index(f"def {QUESTIONS[other].name}(")
+    body = text[start:].split("\n\n\n")[0]
+    changed = body
+    for old, new in mistake:
+        changed = changed.replace(old, new)
+    text = text.replace(body, changed)
+    if id == "03.4":  # its other half, in nats, stands in its own body
+        text = text.replace("torch.special.xlogy(p, q).sum(-1)", "torch.special.xlogy(p, q).sum(-1) / math.log(2)")
+    space: dict = {"__name__": "answers"}
+    exec(compile(text, "<changed>", "exec"), space)
+    seen = observe(space[question.name], drawn(question, 0), run=question.run, grads=question.grads)
+    assert judge(question, seen, 0, frozenset(truth.get(id, ()))).state == "correct"
+    assert question.follows[other][name] == "" or judge(question, seen, 0).state == "wrong"
+
+
+def test_what_cannot_follow_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="04.6 builds on it, .* one of no_T2, softmax_twice, mean, .*; got swapped"):
+        classroom.conventions({"04.4": ("swapped",)})
+    assert classroom.conventions({"04.4": ("no_T2",), "04.6": ("teacher_training",)}) == {
+        "04.4": ("no_T2",), "04.6": ("no_T2", "teacher_training")
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="2 that do not contradict each other; got T_once, no_T2"):
+        classroom.conventions({"04.4": ("no_T2", "T_once")})
+
+
+def test_every_solution_that_calls_another_is_said_to_follow_it() -> None:
+    for question in FUNCTIONS:
+        body = source(question.id[:2]).split(f"def {question.name}(")[1].split("\n\n\n")[0]
+        for other in FUNCTIONS:
+            if other is not question and other.id[:2] == question.id[:2]:
+                called = re.search(rf"(?<![\w.]){other.name}\(", body)
+                assert not called or other.id in question.follows, (question.id, other.id)
+
+
 def test_every_mistake_is_named_relative_to_the_convention() -> None:
     for on in LOSS.apart_from(TRUTH):
         if len(on) < 2 or on > TRUTH:
@@ -444,7 +635,7 @@ def test_check_in_a_cell_knows_the_convention(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith("✓")
     with pytest.raises(AssertionError, match="does not follow this class's convention"):
         check("04.4", solution(LOSS), name=True, truth="no_T2")
-    with pytest.raises(ValueError, match="convention of 04.4 must be of no_T2, .*; got nothing_such"):
+    with pytest.raises(ValueError, match="convention of 04.4: must be one of no_T2, .*; got nothing_such"):
         check("04.4", solution(LOSS), truth="nothing_such")
 
 

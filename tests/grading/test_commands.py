@@ -66,6 +66,13 @@ def test_check_of_a_mistake_is_1_with_one_sentence_a_question(file: Callable[...
     assert kdcourse("check", path, "--truth", "04.4=no_T2").output.count("✓") == 11
 
 
+def test_check_follows_the_convention_that_a_released_notebook_tells(file: Callable[..., Path]) -> None:
+    own = [*PATCHES["04.4"]["no_T2"], ('"04.4", distillation_loss)', '"04.4", distillation_loss, truth="no_T2")')]
+    assert kdcourse("check", file(notebook(own))).exit_code == 0
+    result = kdcourse("check", file(notebook(own[1:])), "--name")
+    assert result.exit_code == 1 and "04.4 distillation_loss: your answer does not follow this class's" in result.output
+
+
 def test_check_speaks_json(file: Callable[..., Path]) -> None:
     result = kdcourse("check", file(notebook(PATCHES["04.4"]["no_T2"])), "--json")
     said = json.loads(result.output)
@@ -126,19 +133,31 @@ def test_hints_come_from_the_notebook_one_at_a_time() -> None:
         assert result.exit_code == 2 and words in result.output
 
 
-def test_env_says_how_to_get_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_env_says_what_is_missing_what_for_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("KDCOURSE_DATA", str(tmp_path))
     result = kdcourse("env")
     assert result.exit_code == 1
     lines = result.output.splitlines()
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        assert line.startswith(("✓ ", "    get it: ")) or (line.startswith("✗ ") and after.startswith("    get it: "))
-    for what in ("bubblewrap", "Chromium", "Fashion-MNIST", "user namespaces"):
-        assert re.search(rf"✗ .*{what}", result.output)
-    assert "apt-get install bubblewrap" in result.output and "✓ PyTorch" in result.output
-    monkeypatch.setattr(course, "machine", lambda: iter([(True, "all", "")]))
-    assert kdcourse("env").exit_code == 0
+        told = after.startswith("    get it: ")
+        assert line.startswith(("✓ ", "    get it: ")) or (line.startswith(("✗ ", "○ only ")) and told)
+    for what in ("✗ grade: bubblewrap", "○ only for the book's browser tests: Chromium", "✗ grade: user namespaces",
+                 "○ only to run the studies of chapters 05 and 06 again .*Fashion-MNIST", "✓ PyTorch"):  # fmt: skip
+        assert re.search(what, result.output)
+    assert "apt-get install bubblewrap" in result.output
+
+
+def test_env_is_0_where_only_some_chapters_lack_something(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(course, "machine", lambda: iter([(True, True, "all", ""), (False, False, "only for a", "b")]))
+    result = kdcourse("env")
+    assert result.exit_code == 0 and result.output == "✓ all\n○ only for a\n    get it: b\n"
+    monkeypatch.undo()
+    monkeypatch.setenv("KDCOURSE_DATA", str(tmp_path))
+    needed = {what.split(":")[0] for _, needed, what, _ in course.machine() if needed}
+    assert {"solve", "read", "grade"} < needed
+    monkeypatch.setattr(course, "ROOT", tmp_path)  # a student's copy is not there to grade
+    assert {what.split(":")[0] for _, needed, what, _ in course.machine() if needed} == needed - {"read", "grade"}
 
 
 def test_a_released_copy_holds_no_solution_and_works(tmp_path: Path) -> None:
@@ -155,19 +174,24 @@ def test_a_released_copy_holds_no_solution_and_works(tmp_path: Path) -> None:
             for hole in re.findall(r"BEGIN SOLUTION\n(.*?)\n *# END", ours.source, re.S):
                 shown = {line.strip() for line in cell.source.splitlines()}
                 assert not {line.strip() for line in hole.splitlines()} & shown
-    assert (
-        'check(\\"04.4\\", distillation_loss, truth=\\"no_T2\\")' in (copy / "exercises/04_the_loss.ipynb").read_text()
-    )
+    cells = [cell.source for cell in nbformat.read(copy / "exercises/04_the_loss.ipynb", 4).cells]
+    assert 'check("04.4", distillation_loss, truth="no_T2")' in cells
+    assert 'check("04.6", train, truth="no_T2")' in cells  # the loop trains with the same loss
+    says = "**In this class** another convention is judged: the factor T² is missing from the soft term."
+    told = [cell for cell in cells if says in cell]
+    assert [cell.split("\n\n")[0] for cell in told] == ["## 04.4 The distillation loss", "## 04.6 Find and mend"]
+    assert all(cell.split("\n\n")[1].startswith(says) for cell in told)
+    assert "In this class" not in (copy / "exercises/03_temperature.ipynb").read_text()
     paths = os.pathsep.join([str(copy), *(path for path in sys.path if path and Path(path).resolve() != ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "kdcourse.cli", "check", "exercises/04_the_loss.ipynb"],
         cwd=copy, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 1 and done.stdout.count("○") == 12, done.stdout + done.stderr
-    for again, words in ((copy, "is not empty"), (tmp_path / "b", "no question '09.9'")):
+    for again, words in ((copy, "is not empty"), (tmp_path / "b", "truth of 09.9: only a function")):
         more = ("--truth", "09.9=x") if again != copy else ()
         refused = kdcourse("release", again, *more)
-        assert refused.exit_code == 2 and (words in refused.output or "must be one of" in refused.output)
+        assert refused.exit_code == 2 and words in refused.output
 
 
 def test_a_sample_class_is_written_once(tmp_path: Path) -> None:
@@ -198,26 +222,82 @@ def test_without_the_sandbox_nothing_is_graded(tmp_path: Path) -> None:
     result = kdcourse("grade", tmp_path / "class", "--out", tmp_path / "out", "--exercise", "04")
     assert result.exit_code == 3 and "sudo apt-get install bubblewrap" in result.output
     assert not (tmp_path / "out").exists()
-    assert kdcourse("explain", tmp_path / "out", "ada", "04.4").exit_code == 3
+    unknown = kdcourse("explain", tmp_path / "out", "ada", "04.4")  # said before a sandbox is asked for
+    assert unknown.exit_code == 2 and "nobody was graded there" in unknown.output
 
 
 @pytest.mark.usefixtures("in_no_sandbox")
 def test_wrong_use_of_grade_is_2_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "class/ada").mkdir(parents=True)
     (tmp_path / "class/bela").mkdir()
-    out = ("--out", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    folder, four = tmp_path / "class", ("--exercise", "04")
     for words, arguments in {
-        "which exercise?": (tmp_path / "class", *out),
-        "must be one of": (tmp_path / "class", *out, "--exercise", "99"),
-        "such as 04.4=no_T2; got 'no_T2'": (tmp_path / "class", *out, "--exercise", "04", "--truth", "no_T2"),
-        "points of 04.4: a number, got 'x'": (tmp_path / "class", *out, "--exercise", "04", "--points", "04.4=x"),
-        "must lie outside": (tmp_path / "class", "--out", tmp_path / "class/out", "--exercise", "04"),
-        "for one student, got 2": (tmp_path / "class", *out, "--exercise", "04", "--gradescope", tmp_path / "r.json"),
-        "there is no": (tmp_path / "nowhere", *out, "--exercise", "04"),
+        "kdcourse: which exercise?": (folder,),
+        "kdcourse: exercise: must be one of": (folder, "--exercise", "99"),
+        "--truth is a question's number and a value, such as 04.4=no_T2; got 'no_T2'": (folder, *four, "--truth=no_T2"),
+        "kdcourse: convention of 04.4: must be one of no_T2, ": (folder, *four, "--truth", "04.4=no_t2"),
+        "kdcourse: truth of 04.7: only a function": (folder, *four, "--truth", "04.7=a"),
+        "truth of 04.4: 04.6 builds on it": (folder, *four, "--truth", "04.4=swapped"),
+        "--points is a question's number and a value, such as 04.4=3; got '0'": (folder, *four, "--points", "0"),
+        "points of 04.4: must be a number from 0 on, got 'x'": (folder, *four, "--points", "04.4=x"),
+        "points of 04.4: must be a number from 0 on, got -1": (folder, *four, "--points", "04.4=-1"),
+        "points of 04.4: must be a number from 0 on, got inf": (folder, *four, "--points", "04.4=inf"),
+        "exercise 04 has no question '04.99'; it has 04.1 to 04.12": (folder, *four, "--points", "04.99=1"),
+        "for one student, got 2": (folder, *four, "--gradescope", tmp_path / "r.json"),
+        "nowhere; submissions are a folder, a git clone": (tmp_path / "nowhere",),
+        "there is no ": (tmp_path / "nowhere", *four),
+        "empty holds no submissions: a folder, a git clone": (tmp_path / "empty",),
+        "holds no submissions": (tmp_path / "empty", *four),
+        "exercises holds the course's exercises, not a class: ": (ROOT / "exercises",),
+        "the course's exercises, not a class": (ROOT / "exercises", *four),
     }.items():
-        result = kdcourse("grade", *arguments)
+        result = kdcourse("grade", *arguments, "--out", tmp_path / "out")
         assert result.exit_code == 2 and words in result.output, (words, result.output)
         assert len(result.output.splitlines()) == 1
+    inside = kdcourse("grade", folder, "--out", tmp_path / "class/out", *four)
+    assert inside.exit_code == 2 and "must lie outside" in inside.output
+
+
+def test_a_class_graded_again_is_told_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here:
+        """Asks in a clean process, where no sandbox is to be had."""
+
+        def __enter__(self) -> "Here":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def answers(self, raw: bytes, questions: list, seed: int) -> list[object]:
+            return clean.answers(raw, questions, seed)
+
+    monkeypatch.setattr(commands, "Jail", Here)
+    for name in ("ada", "bela"):
+        (tmp_path / "class" / name).mkdir(parents=True)
+        (tmp_path / "class" / name / "03_mine.ipynb").write_text(notebook(chapter="03", solved=name == "ada"))
+    out = tmp_path / "out"
+
+    def said(*more: str) -> list[str]:
+        result = kdcourse("grade", tmp_path / "class", "--out", out, *more)
+        assert result.exit_code == 0, result.output
+        return [line for line in result.stdout.splitlines() if line]  # without the progress bar's
+
+    where = f"{out / 'class.html'}, {out / 'marks.csv'}"
+    assert said() == [f"0 kept, 2 graded: {where}"]
+    assert said() == [f"2 kept, 0 graded: {where}"]
+    now = "Now: --exercise 03 --points 03.1=0."
+    assert said("--points", "03.1=0") == [
+        f"The options have changed, so all is graded anew. Before: --exercise 03. {now}", f"0 kept, 2 graded: {where}"
+    ]  # fmt: skip
+    shutil.rmtree(tmp_path / "class/bela")
+    assert said("--points", "03.1=0") == [
+        f"No longer in {tmp_path / 'class'}, and so removed: bela", f"1 kept, 0 graded: {where}"
+    ]  # fmt: skip
+    assert sorted(path.name for path in (out / "students").iterdir()) == ["ada.html", "ada.json"]
+    explained = kdcourse("explain", out, "ada", "03.1")
+    assert explained.exit_code == 0 and "\nimport torch\n" in explained.stdout
+    exec(explained.stdout, {"tempered_softmax": lambda logits, temperature: logits})
+    assert kdcourse("explain", out, "bela", "03.1").exit_code == 2
 
 
 def test_each_command_says_its_exit_codes() -> None:

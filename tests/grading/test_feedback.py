@@ -1,5 +1,6 @@
 """What a learner reads. The messages are the product, so the tests read them too."""
 
+import dataclasses
 import itertools
 import time
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from grading.answers import solution, verdict
 
 from kdcourse.grading import Mistake, check, live
+from kdcourse.grading.judge import drawn
 from kdcourse.grading.questions import QUESTIONS
 
 LOSS = QUESTIONS["04.4"]
@@ -160,6 +162,14 @@ def test_a_check_takes_less_than_200_ms_after_the_first() -> None:
         said("04.4", solution(LOSS, edits))
         seconds.append(time.process_time() - start)
     assert sorted(seconds)[1] < 0.2, seconds
+
+
+def test_an_unknown_mistake_costs_one_run_of_the_reference_for_each_set() -> None:
+    question, calls = QUESTIONS["05.1"], []
+    counted = dataclasses.replace(question, reference=lambda *a, **k: (calls.append(1), question.reference(*a, **k))[1])
+    answer = solution(question)
+    assert verdict(counted, lambda *given: torch.as_tensor(answer(*given)) * 1.37).names == ()
+    assert len(calls) <= len(drawn(counted, 0)) + len(counted.apart_from())
 
 
 def test_the_grader_leaves_the_learners_random_numbers_alone() -> None:

@@ -325,6 +325,7 @@ QUESTIONS: list[Question] = [
             ),
             "nan_at_zero": _ZERO,
         },
+        follows={"03.2": {"bits": "bits"}},
     ),
     Choice(
         "03.5",

@@ -488,6 +488,7 @@ QUESTIONS: list[Question] = [
         },
         run="train",
         together=5,
+        follows={"04.4": {"no_T2": "no_T2", "softmax_twice": "softmax_twice", "mean": "", "teacher_gradient": ""}},
     ),
     Choice(
         "04.7",

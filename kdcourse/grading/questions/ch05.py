@@ -550,6 +550,7 @@ QUESTIONS: list[Question] = [
                 "temperatures[mask].",
             ),
         },
+        follows={"05.3": {"normal": "normal", "unpaired": "unpaired", "sign": ""}},
     ),
     Number(
         "05.5",
