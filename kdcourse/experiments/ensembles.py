@@ -35,6 +35,9 @@ REMEDIES = {
     "weight decay 0.1": {"weight_decay": 0.1},
     "weight decay 0.3": {"weight_decay": 0.3},
     "weight decay 1": {"weight_decay": 1.0},
+    "weight decay 3": {"weight_decay": 3.0},
+    "weight decay 10": {"weight_decay": 10.0},
+    "a quarter of the steps": {},
     "label smoothing": {"smoothing": 0.1},
     "validation labels too": {},
     "reconstruction": {},
@@ -413,7 +416,8 @@ def _row(seed: int, arm: str, parameters: int) -> dict[str, object]:
 def _trained(worlds: Worlds, arm: str, teacher: str, inputs: str) -> Students:
     settings, side = worlds.settings, worlds.settings["side"]
     loss, temperature = LOSSES[arm]
-    steps, hyper = settings["steps"], {} if temperature is None else {"temperature": temperature}
+    steps = settings["steps"] // (4 if "quarter" in arm else 1)
+    hyper = {} if temperature is None else {"temperature": temperature}
     if arm == "Dirichlet":
         hyper["temperature"] = schedules.linear(10, 1, 2 * steps // 3)
     hyper |= REMEDIES.get(arm.removeprefix("one net, "), {})

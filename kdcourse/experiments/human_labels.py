@@ -31,6 +31,7 @@ SCALES = {
         "temperatures": [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0],
     },
 }
+OPTIONAL = ("rank_correlation",)  # targets that never change have no order
 DOUBT = 0.05  # images of which at least this share of people names another class have wrong classes to compare
 
 

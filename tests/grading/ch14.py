@@ -24,6 +24,14 @@ def _pool_course(tokens, scores, mask):
     return attention.attention_pool(tokens, scores[:, None], mask > 0)[0]
 
 
+def _pool_sdpa(tokens, scores, mask):
+    """The scores as the query and a unit vector as every key: torch's kernel, which adds in any order."""
+    hidden = mask.bool()[:, None]
+    one = torch.ones_like(scores)[..., None]
+    bias = scores[:, None].masked_fill(~hidden, float("-inf"))
+    return F.scaled_dot_product_attention(0 * one[:, :1], one, tokens, attn_mask=bias)[:, 0]
+
+
 def _hydra_by_member(member_logits, teacher_logits, temperature):
     from kdcourse.losses import soft_loss
 
@@ -114,7 +122,7 @@ def _step_by_hand(w, h, tokens, v, m, T, weight, rate):  # the gradients on pape
 
 
 UNUSUAL = {
-    "14.1": [_pool_by_example, _pool_renormalised, _pool_course],
+    "14.1": [_pool_by_example, _pool_renormalised, _pool_course, _pool_sdpa],
     "14.2": [_hydra_by_member, _hydra_kl_div, _hydra_flat],
     "14.3": [_parts_numpy, _parts_divergence, _parts_distributions, _parts_course],
     "14.4": [_step_sgd, _step_func, _step_by_hand],
