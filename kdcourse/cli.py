@@ -1,8 +1,9 @@
 """The command `kdcourse`: check, hint and env for who solves the exercises; release, grade and explain for who teaches;
 run, results and reproduce for the book's recorded studies.
 
-Exit codes: 0 done (check: all right; env: enough to read, solve and grade; reproduce: reproduced); 1 not so; 2 wrong use, or a record that
-forbids it; 3 a data set or the sandbox is missing; 130 interrupted, and what is finished is kept (run: `--resume`).
+Exit codes: 0 done (check: all right; env: enough to read, solve and grade; reproduce: reproduced); 1 not so; 2 wrong
+use, or a record that forbids it; 3 a data set or the sandbox is missing; 130 interrupted, and what is finished is kept
+(run: `--resume`).
 """
 
 import sys

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,12 +237,27 @@ def test_results_lists_records_and_what_is_missing(tmp_path):
         assert f"{name}: {study.study(name).question}" in listed.output
 
 
+def test_an_arm_without_a_metric_is_read_as_not_a_number_and_not_compared(tmp_path):
+    def compute(shared, settings, device, *, number):
+        return DataFrame({"seed": [1, 2, 3], "number": number, "score": None if number == 3 else [0.1, 0.2, 0.3]})
+
+    hollow = replace(toy("hollow"), compute=compute)
+    study.run(hollow, "tiny", folder=tmp_path)
+    table = study.reproduce(hollow, "tiny", folder=tmp_path)
+    assert sorted(table.number) == [n for n in range(12) if n != 3] and table.reproduced.all()
+    unit = study.read(tmp_path / "hollow.json")["scales"]["tiny"]["units"]["number 3"]
+    assert study._table(unit["runs"]).score.isna().all()
+
+
 # --- the studies ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_smoke_scale_runs_and_is_reproduced(name, needs, tmp_path):
-    needs(HAS_FASHION, "Fashion-MNIST", "see kdcourse.data.fashion_mnist")
+    if name.startswith("fashion"):
+        needs(HAS_FASHION, "Fashion-MNIST", "see kdcourse.data.fashion_mnist")
+    if name == "human_labels":
+        needs((data.folder() / "cifar10h").is_dir(), "CIFAR-10H", "see kdcourse.experiments.human_labels")
     file = study.run(study.study(name), "smoke", folder=tmp_path)
     table = study.reproduce(study.study(name), "smoke", folder=tmp_path)
     assert table.reproduced.all()
@@ -257,7 +273,7 @@ def test_a_study_is_consistent(name):
     for scale in chosen.scales:
         names = [unit.name for unit in chosen.chosen(scale)]
         assert len(set(names)) == len(names)
-    assert len(chosen.scales["cpu"]["seeds"]) >= 10
+    assert len(chosen.scales["cpu"]["seeds"]) >= (5 if name == "fashion_ensembles" else 10)
     with pytest.raises(ValueError, match="no unit matches 'nothing'"):
         chosen.chosen("cpu", "nothing")
 

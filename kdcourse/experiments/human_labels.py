@@ -153,7 +153,7 @@ def _wrong(probabilities: Tensor, labels: Tensor) -> Tensor:
 STUDY = Study(
     name="human_labels",
     question="How close are a teacher's soft targets to people's, and at which temperature?",
-    page="14_attention_uncertainty",
+    page="14b_ensembles",
     scales=SCALES,
     key=("arm", "temperature"),
     judged=("kl", "kl_wrong"),

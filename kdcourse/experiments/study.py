@@ -255,6 +255,8 @@ def reproduce(
         theirs = recorded_runs[key]
         same = theirs[theirs.seed.isin(mine.seed)]
         for metric in study.judged:
+            if theirs[metric].isna().all():  # an arm without this column
+                continue
             half = interval(theirs[metric])[1] * (len(theirs) / len(same)) ** 0.5
             row = {"recorded": same[metric].mean(), "yours": mine[metric].mean(), "tolerance": max(half, 1e-3)}
             rows.append(dict(zip(study.key, key, strict=True)) | {"metric": metric} | row)
@@ -447,4 +449,4 @@ def _plain(value: Any) -> Any:
 
 def _table(columns: Mapping[str, Any]) -> DataFrame:
     table = DataFrame(columns)
-    return table.assign(frozen_at=table.frozen_at.astype(float)) if "frozen_at" in table else table
+    return table.astype({name: float for name in table if table[name].isna().any()})  # what JSON has no number for
