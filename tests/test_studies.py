@@ -278,18 +278,6 @@ def test_a_study_is_consistent(name):
         chosen.chosen("cpu", "nothing")
 
 
-def test_the_fitted_temperature_is_the_best_of_a_grid():
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(5, (400,), generator=generator)
-    logits = torch.randn(400, 5, generator=generator) + 2 * torch.nn.functional.one_hot(targets, 5)
-    logits = logits * torch.tensor([0.5, 1.0, 4.0]).view(-1, 1, 1)
-    fitted = fashion.fit_temperature(logits, targets)
-    grid = torch.logspace(-1, 1, 401)
-    losses = torch.stack([fashion.metrics.nll(logits / t, targets) for t in grid])
-    assert torch.allclose(fitted, grid[losses.argmin(0)], rtol=0.02)
-    assert torch.allclose(fitted[2], 4 * fitted[1], rtol=1e-3)
-
-
 def test_smoothed_labels_are_torch_s():
     logits, targets = torch.randn(7, 10), torch.arange(7)
     theirs = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1, reduction="none")

@@ -17,6 +17,7 @@ from pandas import DataFrame
 from torch import Tensor, nn
 
 from kdcourse import data, losses, metrics, models, schedules
+from kdcourse.calibration import fit_temperature
 from kdcourse.data import Batch
 from kdcourse.experiments import distilled, hard_only
 from kdcourse.experiments.study import Settings
@@ -231,25 +232,10 @@ def score(students: Students, world: World | Mapping[int, World]) -> DataFrame:
         results = metrics.scores(logits[part], batch.targets, teacher)
         columns |= {prefix + name: results[name] for name in ("accuracy", "nll", "ece", "agreement", "kl")}
     one = worlds[seeds[0]]
-    columns["fitted"] = fit_temperature(logits["validation"], one.validation.targets)
+    columns["fitted"], _ = fit_temperature(logits["validation"], one.validation.targets)
     honest = logits["test"] / columns["fitted"].view(-1, 1, 1)
     columns["nll_fitted"] = metrics.nll(honest, one.test.targets)
     columns["ece_fitted"] = metrics.expected_calibration_error(honest, one.test.targets)
     return students.table[["seed", "lr", "frozen_at"]].assign(
         **{name: value.tolist() for name, value in columns.items()}
     )
-
-
-def fit_temperature(logits: Tensor, targets: Tensor, halvings: int = 20) -> Tensor:
-    """The temperature of least NLL for each run: logits [runs, n, classes] -> [runs], between 1/20 and 20.
-
-    The NLL is convex in 1/T, so the zero of its slope is found by bisection.
-    """
-    at_label = logits.gather(-1, targets.expand(len(logits), -1).unsqueeze(-1)).squeeze(-1)
-    low, high = (logits.new_full((len(logits),), sign * 3.0) for sign in (-1, 1))  # of log 1/T
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        expected = (tempered_softmax(logits * middle.exp().view(-1, 1, 1)) * logits).sum(-1)
-        too_sure = (expected - at_label).mean(-1) > 0
-        low, high = torch.where(too_sure, low, middle), torch.where(too_sure, middle, high)
-    return (-(low + high) / 2).exp()
