@@ -543,4 +543,5 @@ STUDY = Study(
     units=units,
     prepare=prepare,
     compute=compute,
+    optional=OPTIONAL,
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kdcourse.experiments import ensembles
-from kdcourse.experiments.ensembles import OPTIONAL, RECIPES, REMEDIES  # noqa: F401 (OPTIONAL belongs to every study)
+from kdcourse.experiments.ensembles import RECIPES, REMEDIES
 
 ARMS = [
     *(("members", "none", recipe) for recipe in ("plain", "mixing")),

@@ -160,4 +160,5 @@ STUDY = Study(
     units=units,
     prepare=prepare,
     compute=compute,
+    optional=OPTIONAL,
 )

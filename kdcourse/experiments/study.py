@@ -67,6 +67,7 @@ class Study:
     key       the columns that, with the seed, tell the runs of the study apart.
     judged    the columns that `reproduce` compares.
     page      the page that shows the record.
+    optional  the columns that an arm may lack.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Study:
     units: Callable[[Settings], list[Unit]]
     prepare: Callable[[Settings, torch.device], tuple[Any, dict[str, float]]]
     compute: Callable[..., DataFrame]
+    optional: tuple[str, ...] = ()
 
     def settings(self, scale: str) -> Settings:
         """The settings of a scale, as the record keeps them."""

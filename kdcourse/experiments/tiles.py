@@ -520,4 +520,5 @@ STUDY = Study(
     units=units,
     prepare=prepare,
     compute=compute,
+    optional=OPTIONAL,
 )
