@@ -31,6 +31,17 @@ def test_unusual_right_answers_are_right(question: Function, seed: int) -> None:
         assert verdict(question, answer, seed).line == verdict(question, solution(question), seed).line
 
 
+@pytest.mark.parametrize(("spread", "state"), [(1e-6, "correct"), (1e-2, "wrong")])
+def test_calls_may_differ_by_rounding_and_by_no_more(spread: float, state: str) -> None:
+    question = next(one for one in FUNCTIONS if one.id == "14.1")
+    pool, calls = solution(question), itertools.count()
+
+    def unsteady(tokens: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return pool(tokens, scores, mask) * (1 + spread * (next(calls) % 2))
+
+    assert verdict(question, unsteady).state == state
+
+
 @each_function
 def test_the_stub_is_not_started(question: Function) -> None:
     result = verdict(question, solution(question, solved=False))
