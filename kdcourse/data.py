@@ -161,6 +161,35 @@ def fashion_mnist(train: bool = True) -> Batch:
     return Batch(pixels.unsqueeze(1), dataset.targets.long())
 
 
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the training images, by channel
+
+
+def cifar100(train: bool = True) -> Batch:
+    """CIFAR-100: 50,000 or 10,000 images of 100 classes, inputs [n, 32, 32, 3] in bytes, as they are kept.
+
+    Bytes, since an augmentation wants pixels, and four times the memory would be the rest. Read from the arrays
+    cifar100/train-images.npy and train-labels.npy in the data folder where they are, else by torchvision's class.
+    Source: Krizhevsky (2009), Learning multiple layers of features from tiny images.
+    """
+    root, part = folder(), "train" if train else "test"
+    if (root / "cifar100" / f"{part}-images.npy").exists():
+        import numpy as np
+
+        images, targets = (np.load(root / "cifar100" / f"{part}-{what}.npy") for what in ("images", "labels"))
+    else:
+        from torchvision.datasets import CIFAR100
+
+        try:
+            dataset = CIFAR100(str(root), train=train)
+        except RuntimeError:
+            raise FileNotFoundError(
+                f"cifar100: no CIFAR-100 in {root}; get it with: python -c "
+                f"\"from torchvision.datasets import CIFAR100 as C; C('{root}', download=True)\""
+            ) from None
+        images, targets = dataset.data, dataset.targets
+    return Batch(torch.as_tensor(images), torch.as_tensor(targets, dtype=torch.long))
+
+
 def folder() -> Path:
     """Where data sets live: KDCOURSE_DATA, or ~/.cache/kdcourse."""
     return Path(os.environ.get("KDCOURSE_DATA") or "~/.cache/kdcourse").expanduser()

@@ -9,8 +9,8 @@ import kdcourse
 
 ROOT = Path(kdcourse.__file__).parent
 STOREYS = [
-    ["softmax", "losses", "schedules", "metrics", "calibration"],
-    ["data", "models", "attention", "chunks"],
+    ["softmax", "losses", "schedules", "metrics", "calibration", "methods"],
+    ["data", "models", "attention", "networks", "chunks"],
     ["training"],
     ["plotting", "widgets", "grading", "experiments"],
     ["cli"],

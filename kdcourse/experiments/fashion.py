@@ -173,13 +173,20 @@ def steps_of(arm: str, steps: int) -> int:
 
 
 def train_students(
-    labelled: dict[int, Batch], loss: Callable, *, lr: Iterable[float], steps: int, device: torch.device, **hyper: Any
+    labelled: dict[int, Batch],
+    loss: Callable,
+    *,
+    lr: Iterable[float],
+    steps: int,
+    device: torch.device,
+    network: Callable[[], nn.Module] = student,
+    **hyper: Any,
 ) -> Students:
     """Every seed with every learning rate and every value of `hyper`: Adam, cosine to 0, batches of 64."""
     scheduled = {name: value for name, value in hyper.items() if callable(value)}
     axes = {name: value for name, value in hyper.items() if not callable(value)}
     return train(
-        student,
+        network,
         labelled,
         loss,
         steps=steps,
@@ -201,11 +208,12 @@ def run_arm(
     lr: float,
     steps: int,
     device: torch.device,
+    network: Callable[[], nn.Module] = student,
 ) -> DataFrame:
     """One arm on one set of images: a row for each seed and strength."""
     loss, meaning = ARMS[arm]
     students = train_students(
-        labelled, loss, lr=[lr], steps=steps_of(arm, steps), device=device, **{meaning: strengths}
+        labelled, loss, lr=[lr], steps=steps_of(arm, steps), device=device, network=network, **{meaning: strengths}
     )
     table = score(students, world)
     return table.assign(arm=arm, strength=students.table[meaning])

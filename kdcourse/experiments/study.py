@@ -42,6 +42,10 @@ STUDIES = (
     "ensembles",
     "fashion_ensembles",
     "human_labels",
+    "cifar100",
+    "fashion_convnet",
+    "image_costs",
+    "character_model",
 )
 FORMAT = 1
 
