@@ -1,16 +1,31 @@
 """The data sets and `Batch`: what they hold, what is repeatable, messages."""
 
 import gzip
+import hashlib
 import math
+import pickle
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torchvision.datasets import CIFAR100
 
-from kdcourse.data import Batch, GaussianMixture, composites, digits, fashion_mnist, folder, split
+from kdcourse.data import (
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    Batch,
+    GaussianMixture,
+    cifar100,
+    composites,
+    digits,
+    fashion_mnist,
+    folder,
+    split,
+)
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -312,3 +327,44 @@ def test_composites_say_what_they_cannot_do():
         compose("three")
     with pytest.raises(ValueError, match="two digits each need an even number of rows, got 3"):
         composites(torch.zeros(3, 64), torch.zeros(4, 64), torch.Generator(), "two")
+
+
+def test_cifar_100_is_bytes_of_a_hundred_classes(needs):
+    """The means of the training images, to the four digits that everybody prints."""
+    needs((folder() / "cifar100").is_dir(), "CIFAR-100", "see kdcourse.data.cifar100")
+    train, test = cifar100(), cifar100(train=False)
+    assert train.inputs.shape == (50_000, 32, 32, 3) and train.inputs.dtype == torch.uint8
+    assert train.targets.bincount().tolist() == [500] * 100 and test.targets.bincount().tolist() == [100] * 100
+    pixels = train.inputs.float() / 255
+    assert torch.allclose(pixels.mean((0, 1, 2)), torch.tensor(CIFAR100_MEAN), atol=5e-5)
+    assert torch.allclose(pixels.std((0, 1, 2)), torch.tensor(CIFAR100_STD), atol=5e-5)
+
+
+def test_cifar_100_in_torchvision_s_own_files_is_read(tmp_path, monkeypatch):
+    """A made-up set in the format of the download, read by torchvision's class."""
+    images = np.arange(4 * 3072, dtype=np.uint8).reshape(4, 3072)
+    parts = {"train": images, "test": images[:2], "meta": None}
+    target = tmp_path / "cifar-100-python"
+    target.mkdir()
+    for name, rows in parts.items():
+        content = (
+            {"fine_label_names": list("abcd")}
+            if rows is None
+            else {"data": rows, "fine_labels": [3, 1, 2, 0][: len(rows)]}
+        )
+        (target / name).write_bytes(pickle.dumps(content))
+    sums = {name: hashlib.md5((target / name).read_bytes()).hexdigest() for name in parts}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setitem(CIFAR100.meta, "md5", sums["meta"])
+    monkeypatch.setenv("KDCOURSE_DATA", str(tmp_path))
+    batch = cifar100()
+    assert batch.targets.tolist() == [3, 1, 2, 0] and batch.inputs.shape == (4, 32, 32, 3)
+    assert torch.equal(batch.inputs[1].permute(2, 0, 1).flatten(), torch.as_tensor(images[1]))
+    assert len(cifar100(train=False)) == 2
+
+
+def test_missing_cifar_100_names_the_folder_and_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDCOURSE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="cifar100: no CIFAR-100 in .*; get it with: python -c .*download=True"):
+        cifar100()
