@@ -26,6 +26,11 @@ from kdcourse.experiments.study import RecordError, Study, Unit
 BOOK = study.ROOT / "book"
 RECORDS = sorted(study.FOLDER.glob("*.json"))
 HAS_FASHION = (data.folder() / "FashionMNIST" / "raw").is_dir()
+FOLDERS = {  # what a study reads, beside Fashion-MNIST
+    "human_labels": ("cifar10h", "CIFAR-10H", "experiments.human_labels"),
+    "cifar100": ("cifar100", "CIFAR-100", "data.cifar100"),
+    "image_costs": ("cifar100", "CIFAR-100", "data.cifar100"),
+}
 NUMBERS = {
     "tiny": {"seeds": [1, 2, 3], "units": 12, "wait": 0.0},
     "slow": {"seeds": [1, 2, 3], "units": 12, "wait": 0.05},
@@ -229,6 +234,13 @@ def test_missing_data_name_the_command_that_gets_them(tmp_path, monkeypatch):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_card_says_which_scales_are_not_yet_recorded(tmp_path, monkeypatch):
+    file = study.run(toy("cifar100"), "tiny", folder=tmp_path)
+    card = study.card(file)
+    assert list(card.columns) == ["tiny", "cpu", "gpu"]
+    assert card.loc["runs", "gpu"] == "not yet recorded" and card.loc["device", "gpu"] == "–"
+
+
 def test_results_lists_records_and_what_is_missing(tmp_path):
     listed = CliRunner().invoke(cli.app, ["results", "--folder", str(tmp_path)])
     assert listed.exit_code == 0
@@ -255,8 +267,9 @@ def test_an_arm_without_a_metric_is_read_as_not_a_number_and_not_compared(tmp_pa
 def test_smoke_scale_runs_and_is_reproduced(name, needs, tmp_path):
     if name.startswith("fashion"):
         needs(HAS_FASHION, "Fashion-MNIST", "see kdcourse.data.fashion_mnist")
-    if name == "human_labels":
-        needs((data.folder() / "cifar10h").is_dir(), "CIFAR-10H", "see kdcourse.experiments.human_labels")
+    if name in FOLDERS:
+        folder, part, how = FOLDERS[name]
+        needs((data.folder() / folder).is_dir(), part, f"see kdcourse.{how}")
     file = study.run(study.study(name), "smoke", folder=tmp_path)
     table = study.reproduce(study.study(name), "smoke", folder=tmp_path)
     assert table.reproduced.all()
@@ -272,7 +285,7 @@ def test_a_study_is_consistent(name):
     for scale in chosen.scales:
         names = [unit.name for unit in chosen.chosen(scale)]
         assert len(set(names)) == len(names)
-    assert len(chosen.scales["cpu"]["seeds"]) >= (5 if name == "fashion_ensembles" else 10)
+    assert len(chosen.scales["cpu"]["seeds"]) >= 5
     with pytest.raises(ValueError, match="no unit matches 'nothing'"):
         chosen.chosen("cpu", "nothing")
 

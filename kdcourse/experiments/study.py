@@ -154,10 +154,10 @@ def choose(
 
 
 def card(path: str | Path) -> DataFrame:
-    """How a record was made, a column for each scale; `path` as in `recorded`, or that of a file."""
+    """How a record was made, a column for each scale of its study; `path` as in `recorded`, or that of a file."""
     file = ROOT / "book" / path
-    columns = {}
-    for scale, entry in read(file)["scales"].items():
+    columns, content = {}, read(file)
+    for scale, entry in content["scales"].items():
         units, sessions, seeds = entry["units"].values(), entry["sessions"], entry["settings"]["seeds"]
         runs = pd.concat([_table(unit["runs"]) for unit in units]) if units else DataFrame({"seed": []})
         commits = {f"{s['commit'] or 'none'}"[:10] + (" and changes" if s["dirty"] else "") for s in sessions}
@@ -178,7 +178,10 @@ def card(path: str | Path) -> DataFrame:
             "recorded": ", ".join(sorted({s["started"][:10] for s in sessions})),
             **{name.replace("_", " "): f"{value:,}" for name, value in entry["facts"].items()},
         }
-    return DataFrame(columns)
+    if content["study"] in STUDIES:
+        planned = [scale for scale in study(content["study"]).scales if scale not in ("smoke", *columns)]
+        columns |= {scale: {"runs": "not yet recorded"} for scale in planned}
+    return DataFrame(columns).fillna("–")
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
