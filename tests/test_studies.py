@@ -30,6 +30,7 @@ FOLDERS = {  # what a study reads, beside Fashion-MNIST
     "human_labels": ("cifar10h", "CIFAR-10H", "experiments.human_labels"),
     "cifar100": ("cifar100", "CIFAR-100", "data.cifar100"),
     "image_costs": ("cifar100", "CIFAR-100", "data.cifar100"),
+    "translation": ("multi30k", "Multi30k", "experiments.multi30k"),
 }
 NUMBERS = {
     "tiny": {"seeds": [1, 2, 3], "units": 12, "wait": 0.0},

@@ -42,6 +42,7 @@ STUDIES = (
     "ensembles",
     "fashion_ensembles",
     "human_labels",
+    "translation",
     "cifar100",
     "fashion_convnet",
     "image_costs",
