@@ -3,6 +3,7 @@
 4  book, exercises, solutions                           what people touch
 3  plotting, widgets, grading, experiments              what is shown and judged
 2  training                                             one loop, any loss
-1  data, models, attention, chunks                      what is trained, on what, and where it is kept
-0  softmax, losses, schedules, metrics, calibration     the mathematics; start here, in this order
+1  data, models, networks, attention, chunks            what is trained, on what, and where it is kept
+0  softmax, losses, schedules, metrics, calibration     the mathematics; start here, in this order;
+   methods                                              then what goes beyond it, one idea a file
 """
