@@ -48,15 +48,16 @@ class Notebook:
             return
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         assigns = isinstance(node, ast.Assign | ast.AnnAssign)
-        names = [target.id for target in targets if assigns and isinstance(target, ast.Name)]
+        parts = [part for target in targets if assigns for part in getattr(target, "elts", [target])]
+        names = [part.id for part in parts if isinstance(part, ast.Name)]
         try:
-            if names:
+            if names and len(names) == len(parts):
                 ast.literal_eval(node.value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             where = f"line {node.lineno} of {cell[1:-1]}"
             self.dropped |= dict.fromkeys(names, f"only functions, imports and literals are taken; {where} is a call")
         else:
-            self._nodes += [(cell, node)] if names else []
+            self._nodes += [(cell, node)] if names and len(names) == len(parts) else []
         self.assigned |= dict.fromkeys(names, (cell, node))
 
     def namespace(self) -> dict[str, Any]:

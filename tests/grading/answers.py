@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import torch
 import torch.nn.functional as F
-from grading import ch05, ch06, ch07, ch08, ch13, ch14
+from grading import ch05, ch06, ch07, ch08, ch13, ch14, ch15, ch16, ch17
 
 from kdcourse.grading.judge import Verdict, drawn, judge
 from kdcourse.grading.make import make
@@ -195,3 +195,6 @@ UNUSUAL |= ch07.UNUSUAL
 UNUSUAL |= ch08.UNUSUAL
 UNUSUAL |= ch13.UNUSUAL
 UNUSUAL |= ch14.UNUSUAL
+UNUSUAL |= ch15.UNUSUAL
+UNUSUAL |= ch16.UNUSUAL
+UNUSUAL |= ch17.UNUSUAL

@@ -3,7 +3,7 @@
 question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
-from grading import ch05, ch06, ch07, ch08, ch13, ch14
+from grading import ch05, ch06, ch07, ch08, ch13, ch14, ch15, ch16, ch17
 
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "01.6": {
@@ -136,3 +136,6 @@ PATCHES |= ch07.PATCHES
 PATCHES |= ch08.PATCHES
 PATCHES |= ch13.PATCHES
 PATCHES |= ch14.PATCHES
+PATCHES |= ch15.PATCHES
+PATCHES |= ch16.PATCHES
+PATCHES |= ch17.PATCHES

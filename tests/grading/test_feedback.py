@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from grading.answers import solution, verdict
 
 from kdcourse.grading import Mistake, check, live
 from kdcourse.grading.judge import drawn
+from kdcourse.grading.notebook import Notebook
 from kdcourse.grading.questions import QUESTIONS
 
 LOSS = QUESTIONS["04.4"]
@@ -187,3 +189,15 @@ def test_the_reference_is_the_packages_own_loss() -> None:
         targets = torch.tensor([0, 5, 2, 2])
         ours = losses.distillation_loss(student, teacher, targets, temperature=T, soft_weight=weight)
         torch.testing.assert_close(LOSS.reference(student, teacher, targets, T, weight), ours)
+
+
+def test_a_notebook_keeps_its_literals_in_whatever_form() -> None:
+    """Also several at once; and a name that only a call would make is dropped with the reason."""
+    cells = ["PAD, (BOS, EOS) = 0, (1, 2)\nA, B = 3, 4\n[C] = [5]\nD = E = 6", "F, G = len('ab'), 7\ntorch.x, H = 1, 2"]
+    raw = json.dumps({"cells": [{"cell_type": "code", "source": [source]} for source in cells]}).encode()
+    notebook = Notebook(raw)
+    space = notebook.namespace()
+    assert [space.get(name) for name in "ABCDE"] == [3, 4, 5, 6, 6]
+    assert "G" not in space and "line 1 of cell 2 is a call" in notebook.dropped["G"]
+    assert "H" not in space and "torch" not in space
+    assert notebook.value(space, "A") == 3
