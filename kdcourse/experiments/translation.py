@@ -80,6 +80,7 @@ SCALES: dict[str, Settings] = {
                     ["hard labels", 0.0, 5e-3],
                     ["hard labels", 0.0, 8e-3],
                     ["label smoothing", 0.1, 8e-3],
+                    ["word level", 0.5, 8e-3],
                     ["word level", 1.0, 8e-3],
                     ["word level", 2.0, 8e-3],
                     ["word level", 4.0, 8e-3],
@@ -114,6 +115,7 @@ SCALES: dict[str, Settings] = {
                     ["hard labels", 0.0, 4e-3],
                     ["weight decay", 0.1, 2e-3],
                     ["label smoothing", 0.1, 2e-3],
+                    ["word level", 0.5, 2e-3],
                     ["word level", 1.0, 2e-3],
                     ["word level", 2.0, 2e-3],
                     ["word level", 4.0, 2e-3],
@@ -128,6 +130,7 @@ SCALES: dict[str, Settings] = {
                 "runs": [
                     ["hard labels", 0.0, 2e-3],
                     ["label smoothing", 0.1, 2e-3],
+                    ["word level", 0.5, 2e-3],
                     ["word level", 1.0, 2e-3],
                     ["word level", 2.0, 2e-3],
                     ["sequence level", 0.0, 2e-3],
