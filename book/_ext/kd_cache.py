@@ -23,7 +23,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 PACKAGE = "kdcourse"
-NUMBERS_COME_FROM = ["torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pandas"]
+NUMBERS_COME_FROM = ["torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pandas", "sacrebleu"]
 
 
 def _version(name: str) -> str:
