@@ -12,7 +12,6 @@ import torch
 import torchvision
 from pandas import DataFrame
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2 as transforms
 
@@ -113,6 +112,10 @@ def compute(
 @torch.no_grad()
 def _latencies(net: nn.Module, image: Tensor, settings: Settings, device: torch.device) -> dict[str, list[float]]:
     """The median time of a forward pass; torch's timer warms up, repeats, and waits for the GPU."""
+    from torch.utils.benchmark import (
+        Timer,
+    )  # says on stderr that there is no CUDA; a page that reads the record must not
+
     net = ready(net, device)
     measured = {}
     for batch in settings["batches"]:
