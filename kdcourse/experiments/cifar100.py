@@ -19,6 +19,7 @@ from pandas import DataFrame
 from torch import Tensor, nn
 
 from kdcourse import data, losses, metrics
+from kdcourse.attention import mean_of_members
 from kdcourse.calibration import fit_temperature
 from kdcourse.data import Batch
 from kdcourse.experiments import fashion
@@ -28,7 +29,6 @@ from kdcourse.methods.decoupled import decoupled_loss
 from kdcourse.methods.dist import dist_loss
 from kdcourse.methods.standardized import standardized
 from kdcourse.networks import network
-from kdcourse.softmax import tempered_log_softmax
 
 SWEEP = [0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0]
 SHORT = {"warm_up": 5, "nesterov": True, "milestones": []}
@@ -204,7 +204,7 @@ def prepare(settings: Settings, device: torch.device) -> tuple[list[Case], dict[
     for case in settings["cases"]:
         cut = len(everything) - case["validation"]
         pool, validation = everything[:cut], everything[cut:]
-        members = _teachers(case["pair"][0], pool, test, case["teacher"], settings["classes"], device)
+        members = _teachers(case["pair"][0], pool, case["teacher"], settings["classes"], device)
         teachers = {"teacher": members[:1], "three teachers": members}
         cases.append(Case(pool, validation, test, teachers))
         name = f"{case['pair'][0]} {case['protocol']}"
@@ -223,13 +223,10 @@ def _scores(members: list[nn.Module], test: Batch) -> dict[str, float]:
 
 def mean_logits(members: list[nn.Module], batch: Batch) -> Tensor:
     """log of the mean probability of several networks on whole images, [n, classes]."""
-    answers = torch.stack([answer(member, batch.inputs) for member in members])
-    return tempered_log_softmax(answers).logsumexp(0)
+    return mean_of_members(torch.stack([answer(member, batch.inputs) for member in members], dim=-2))
 
 
-def _teachers(
-    name: str, pool: Batch, test: Batch, recipe: Settings, classes: int, device: torch.device
-) -> list[nn.Module]:
+def _teachers(name: str, pool: Batch, recipe: Settings, classes: int, device: torch.device) -> list[nn.Module]:
     """Trained once, member by member, and kept beside the data: on a GPU a teacher takes as long as its students."""
     lengths = {"pool": len(pool), "size": pool.inputs.shape[1], "classes": classes}
     members = []
@@ -241,18 +238,16 @@ def _teachers(
             net.load_state_dict(torch.load(kept, weights_only=True))
             net.to(device, memory_format=torch.channels_last).eval()
         else:
-            train_one(net, pool, recipe, member, device, kept.with_suffix(".epoch"))
+            train_one(net, pool, recipe, member, kept.with_suffix(".epoch"))
             keep(kept, {key: value.cpu() for key, value in net.state_dict().items()})
         members.append(net)
     return members
 
 
-def train_one(
-    net: nn.Module, pool: Batch, recipe: Settings, seed: int, device: torch.device, checkpoint: Path | None = None
-) -> nn.Module:
+def train_one(net: nn.Module, pool: Batch, recipe: Settings, seed: int, checkpoint: Path | None = None) -> nn.Module:
     """A network by labels alone."""
     train_together(
-        [Student(net.to(device), hard, recipe["lr"], 5e-4)],
+        [Student(net, hard, recipe["lr"], 5e-4)],
         pool.inputs,
         pool.targets,
         _recipe(recipe),
@@ -306,7 +301,7 @@ def compute(cases: list[Case], settings: Settings, device: torch.device, *, case
     if "strict" in own:
         torch.manual_seed(seed)
         strict = network(own["pair"][0], classes)
-        teachers["strict teacher"] = [train_one(strict, labelled, own["strict"], seed, device)]
+        teachers["strict teacher"] = [train_one(strict, labelled, own["strict"], seed)]
     chosen = settings_of(own)
     students = []
     for setting in chosen:

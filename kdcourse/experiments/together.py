@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcourse import metrics
-from kdcourse.softmax import tempered_log_softmax
+from kdcourse.attention import mean_of_members
 
 Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
@@ -75,8 +75,7 @@ class Views:
 
 def mean_answer(members: Sequence[nn.Module], inputs: Tensor) -> Tensor:
     """log of the members' mean probability, [batch, classes]; of a single network its log-probabilities."""
-    logits = torch.stack([member(inputs).float() for member in members])
-    return tempered_log_softmax(logits).logsumexp(0) - math.log(len(members))
+    return mean_of_members(torch.stack([member(inputs).float() for member in members], dim=-2))
 
 
 def train_together(
@@ -97,6 +96,8 @@ def train_together(
     `checkpoint` is a file that is replaced after each epoch, read at the start, and removed at the end.
     """
     views, device = Views(images, targets), images.device
+    networks = [ready(student.network, device) for student in students]
+    taught = {name: [ready(member, device) for member in members] for name, members in (teachers or {}).items()}
     fused = {"fused": True} if device.type == "cuda" else {}
     optimizers = [
         torch.optim.SGD(
@@ -109,8 +110,6 @@ def train_together(
         )
         for student in students
     ]
-    networks = [ready(student.network, device) for student in students]
-    taught = {name: [ready(member, device) for member in members] for name, members in (teachers or {}).items()}
     needed = sorted({student.teacher for student in students if student.teacher})
     steps, first, log = max(len(targets) // recipe.batch, 1), 0, []
     if checkpoint and checkpoint.exists():

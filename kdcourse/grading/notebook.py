@@ -50,14 +50,15 @@ class Notebook:
         assigns = isinstance(node, ast.Assign | ast.AnnAssign)
         parts = [part for target in targets if assigns for part in getattr(target, "elts", [target])]
         names = [part.id for part in parts if isinstance(part, ast.Name)]
+        whole = bool(names) and len(names) == len(parts)
         try:
-            if names and len(names) == len(parts):
+            if whole:
                 ast.literal_eval(node.value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             where = f"line {node.lineno} of {cell[1:-1]}"
             self.dropped |= dict.fromkeys(names, f"only functions, imports and literals are taken; {where} is a call")
         else:
-            self._nodes += [(cell, node)] if names and len(names) == len(parts) else []
+            self._nodes += [(cell, node)] if whole else []
         self.assigned |= dict.fromkeys(names, (cell, node))
 
     def namespace(self) -> dict[str, Any]:
