@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor, nn, randn, tensor
 
 from ..spec import Choice, Function, Number, Order, Probe, Question, Switch
+from .sides import cold_sides
 
 
 def _convolution_probes(generator: Generator) -> list[Probe]:
@@ -305,7 +306,6 @@ def _decoupled(
     return loss.mean() if "mean" in on else loss
 
 
-_BOTH = "The same T divides both sides."
 _APART = "Take the target's logit away before the softmax of the others."
 _OWN_WEIGHT = "What is left of your second part where the teacher gives the target 0.99?"
 
@@ -360,23 +360,7 @@ _DECOUPLED_SWITCHES = {
         "Which of the two parts fades as T grows?",
         "Both parts are multiplied by T².",
     ),
-    "cold": Switch(
-        "the temperature divides neither side",
-        "What does a target look like at T = 100?",
-        _BOTH,
-        ("cold_student", "cold_teacher"),
-    ),
-    "cold_student": Switch(
-        "the student's logits are not divided by T",
-        "A perfect copy of the teacher should cost nothing. Does it, at T = 4?",
-        _BOTH,
-        ("cold_teacher",),
-    ),
-    "cold_teacher": Switch(
-        "the teacher's logits are not divided by T",
-        "A perfect copy of the teacher should cost nothing. Does it, at T = 4?",
-        _BOTH,
-    ),
+    **cold_sides("does a target look"),
     "of_teacher": Switch(
         "the teacher's first choice stands where the label belongs",
         "Does your loss depend on targets?",

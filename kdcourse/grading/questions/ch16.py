@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor, rand, randint, randn, tensor
 
 from ..spec import Choice, Function, Number, Order, Probe, Question, Switch
+from .sides import cold_sides
 
 PAD, BOS, EOS = 0, 1, 2  # as in the notebook
 
@@ -65,8 +66,6 @@ def _others(name: str, among: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _REAL = "each[mask].mean(), or the sum over the real words divided by mask.sum()."
-_BOTH = "The same T divides both sides."
-
 _WORD_SWITCHES = {
     "mask_unused": Switch(
         "the mask is not used: padding is in the sum, and in the number that divides",
@@ -130,23 +129,7 @@ _WORD_SWITCHES = {
         "Which weights does an expectation under the teacher use? Is there a 1/vocabulary among them?",
         "Sum over the vocabulary.",
     ),
-    "cold": Switch(
-        "the temperature divides neither side",
-        "What do your two distributions look like at T = 100?",
-        _BOTH,
-        ("cold_student", "cold_teacher"),
-    ),
-    "cold_student": Switch(
-        "the student's logits are not divided by T",
-        "A perfect copy of the teacher should cost nothing. Does it, at T = 4?",
-        _BOTH,
-        ("cold_teacher",),
-    ),
-    "cold_teacher": Switch(
-        "the teacher's logits are not divided by T",
-        "A perfect copy of the teacher should cost nothing. Does it, at T = 4?",
-        _BOTH,
-    ),
+    **cold_sides(),
     "teacher_gradient": Switch(
         "gradients flow into the teacher",
         "Which of the two networks is finished?",

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, rand, randn, tensor
 
 from ..spec import Choice, Function, Number, Order, Probe, Question, Switch
+from .sides import cold_sides
 
 
 def _reverse_probes(generator: Generator) -> list[Probe]:
@@ -46,7 +47,6 @@ def _reverse_kl(
     return loss.mean() if "mean_all" in on else loss
 
 
-_BOTH = "The same T divides both sides."
 _TOKEN = "Leave the axis of the tokens alone."
 
 _REVERSE_SWITCHES = {
@@ -81,23 +81,7 @@ _REVERSE_SWITCHES = {
         "Twice the logits and twice T: should your value change?",
         "KL of the two distributions at T, nothing more.",
     ),
-    "cold": Switch(
-        "the temperature divides neither side",
-        "What do your two distributions look like at T = 100?",
-        _BOTH,
-        ("cold_student", "cold_teacher"),
-    ),
-    "cold_student": Switch(
-        "the student's logits are not divided by T",
-        "A perfect copy of the teacher should cost nothing. Does it, at T = 4?",
-        _BOTH,
-        ("cold_teacher",),
-    ),
-    "cold_teacher": Switch(
-        "the teacher's logits are not divided by T",
-        "A perfect copy of the teacher should cost nothing. Does it, at T = 4?",
-        _BOTH,
-    ),
+    **cold_sides(),
     "underflow": Switch(
         "the logarithm is taken of a softmax; where that is 0 in float32, the loss is no number",
         "What is log(0), and what is 0 times that?",
