@@ -101,9 +101,16 @@ class AttentionStudent(nn.Module):
         return (logits, *shown) if shown else logits
 
 
-def mean_of_members(member_logits: Tensor) -> Tensor:
-    """The log of the members' mean probability, which serves as logits: [..., members, classes] -> [..., classes]."""
-    return tempered_log_softmax(member_logits).logsumexp(-2) - math.log(member_logits.shape[-2])
+def mean_of_members(member_logits: Tensor, temperature: float | Tensor = 1.0, weights: Tensor | None = None) -> Tensor:
+    """T log of the members' mean probability at T, which serves as logits: [..., members, classes] -> [..., classes].
+
+    softmax(result / T) is the mean of softmax(member_logits / T), so a loss with the same T is taught by that mean.
+    `weights` [..., members], not negative and of sum 1, make it a weighted mean.
+    """
+    log_probs = tempered_log_softmax(member_logits, as_column(temperature))
+    if weights is None:
+        return as_column(temperature) * (log_probs.logsumexp(-2) - math.log(member_logits.shape[-2]))
+    return as_column(temperature) * (log_probs + weights.log().unsqueeze(-1)).logsumexp(-2)
 
 
 def attention_loss(student_weights: Tensor, teacher_weights: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ STUDIES = (
     "tiles",
     "ensembles",
     "fashion_ensembles",
+    "fashion_teachers",
     "human_labels",
     "translation",
     "cifar100",
