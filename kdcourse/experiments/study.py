@@ -41,6 +41,7 @@ STUDIES = (
     "tiles",
     "ensembles",
     "fashion_ensembles",
+    "fashion_chains",
     "fashion_teachers",
     "human_labels",
     "translation",
