@@ -3,27 +3,19 @@
 - MathJax is one local script, copied from the package sphinx-mathjax-offline; thebe, which the
   theme loads from a content network though it is switched off, is left out.
 - A picture without alt text fails the build.
-- ``{claims} 03`` prints the rows of book/claims.yml that belong to a chapter, ``{claims} all``
-  prints the ledger.
 """
 
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
 
-import yaml
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
 
 log = logging.getLogger(__name__)
 
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"
-VERDICTS = ("right", "half right", "wrong", "unverifiable", "meaningless")
-EVIDENCE = ("computed", "derived", "cited", "recorded", "none")
-FIELDS = {"id", "article", "claim", "zh", "verdict", "truth", "evidence", "shown", "source"}
 
 
 def copy_scripts(app: Sphinx) -> None:
@@ -61,68 +53,7 @@ def require_alt_text(app: Sphinx, doctree: nodes.document, page: str) -> None:
             )
 
 
-class Claims(SphinxDirective):
-    """``{claims} 03``: the claims that chapter 03 tests. ``{claims} all``: all of them."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        file = Path(self.env.srcdir) / "book" / "claims.yml"
-        self.env.note_dependency(str(file))
-        chapter = self.arguments[0]
-        claims = yaml.safe_load(file.read_text("utf-8")) or []
-        rows = [row for row in claims if chapter in ("all", row.get("chapter"))]
-        if not rows:
-            log.warning("claims.yml has no claim of chapter %s", chapter, location=self.get_location())
-            return []
-        listing = nodes.bullet_list(classes=["claims"])
-        listing += [self.row(row) for row in rows]
-        return [listing]
-
-    def row(self, row: dict[str, str]) -> nodes.list_item:
-        lacking = sorted((FIELDS | {"chapter"}) - row.keys() - {"source", "shown"})
-        if lacking or row["verdict"] not in VERDICTS or row["evidence"] not in EVIDENCE:
-            log.warning(
-                "claims.yml: %s: lacks %s, or its verdict or evidence is none of %s, %s",
-                *(row.get("id"), lacking, VERDICTS, EVIDENCE),
-                location=self.get_location(),
-            )
-            return nodes.list_item()
-        item = nodes.list_item(
-            ids=[row["id"].lower()],
-            classes=["claim", "verdict-" + row["verdict"].replace(" ", "-")],
-        )
-        head = self.markdown(row["claim"])
-        label = [
-            nodes.strong(text=row["id"]),
-            nodes.Text(" "),
-            nodes.inline(text=row["verdict"], classes=["verdict"]),
-            nodes.Text(" "),
-        ]
-        for node in reversed(label):
-            head[0].insert(0, node)
-        truth = " ".join(row["truth"].split())
-        if row.get("shown"):
-            page, _, target = row["shown"].partition("#")
-            truth += f" [Shown here](#{target})." if target else f" [Shown](/book/{page}.md)."
-        if row.get("source"):
-            truth += f" {row['source']}"
-        item += [*head, *self.markdown(truth)]
-        item += nodes.paragraph(
-            text=f"Article {row['article']}, “{row['zh']}”. Evidence: {row['evidence']}.",
-            classes=["claim-source"],
-        )
-        return item
-
-    def markdown(self, text: str) -> list[nodes.Node]:
-        box = nodes.Element()
-        lines = " ".join(text.split())
-        self.state.nested_parse(StringList([lines], source="book/claims.yml"), 0, box)
-        return box.children
-
-
 def setup(app: Sphinx) -> dict[str, object]:
-    app.add_directive("claims", Claims)
     app.add_js_file("widgets.js", loading_method="defer")
     app.connect("builder-inited", copy_scripts)
     app.connect("html-page-context", mend_page, priority=900)
