@@ -49,6 +49,7 @@ STUDIES = (
     "fashion_convnet",
     "image_costs",
     "character_model",
+    "robust_digits",
 )
 FORMAT = 1
 
