@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from kdcourse.grading import check
+from kdcourse.grading.questions import QUESTIONS as GRADED
+from kdcourse.grading.spec import Choice
+
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 PAGE = (BOOK / "back/interview.md").read_text("utf-8")
@@ -105,3 +109,25 @@ def test_every_reference_of_the_articles_has_a_verdict_and_what_to_cite() -> Non
     missing = text.split("### Not found")[1].split("(article-tools)")[0]
     assert missing.count("We could not find a paper of this title") == 3
     assert "invented" not in text and "fake" not in text and "December 2026" in missing
+
+
+CHOICES = [question for question in GRADED.values() if question.id.startswith("22.") and isinstance(question, Choice)]
+
+
+def test_the_self_test_gives_nothing_away_by_letter_or_length() -> None:
+    text = (ROOT / "solutions/22_interview.md").read_text("utf-8")
+    longest = 0
+    for question in CHOICES:
+        part = text.split(f"## {question.id} ")[1].split("```")[0]
+        options = dict(re.findall(r"^- \*\*([a-d])\*\* (.+)$", part, re.M))
+        assert options.keys() == question.options.keys()
+        longest += max(options, key=lambda letter: len(options[letter])) == question.right
+    assert longest <= len(CHOICES) / 3
+    letters = [question.right for question in CHOICES]
+    assert all(len(CHOICES) // 4 - 1 <= letters.count(letter) <= len(CHOICES) // 4 + 2 for letter in "abcd")
+    assert not any(a == b == c for a, b, c in zip(letters, letters[1:], letters[2:], strict=False))
+
+
+def test_a_wrong_answer_is_sent_to_the_page_and_not_to_a_chapter() -> None:
+    with pytest.raises(AssertionError, match='the page "Interview questions"'):
+        check("22.1", "a")

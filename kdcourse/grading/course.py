@@ -18,7 +18,7 @@ from .classroom import Truth
 from .notebook import Notebook
 from .questions import QUESTIONS
 from .runner import Failure
-from .spec import Question
+from .spec import Question, shown_in
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("kdcourse", "pyproject.toml", "LICENSE", "LICENSE-TEXT")
@@ -66,7 +66,7 @@ def hints(id: str) -> list[str]:
         raise ValueError(f"there is no notebook {id[:2]}_*.ipynb here or in exercises/, and hints stand in it")
     found = re.findall(r"</summary>\s*(.*?)\s*</details>", texts(id[:2]).get(id, ""), re.S)
     if not found:
-        raise ValueError(f"{id} has no hint in its notebook; chapter {id[:2]} has what it needs")
+        raise ValueError(f"{id} has no hint in its notebook; {shown_in(id)} has what it needs")
     return found
 
 

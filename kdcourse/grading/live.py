@@ -6,7 +6,7 @@ from collections.abc import Callable
 from .judge import Verdict, drawn, judge
 from .questions import QUESTIONS
 from .runner import Failure, observe
-from .spec import Function, Question
+from .spec import Function, Question, shown_in
 
 _attempts: dict[tuple[str, tuple[str, ...]], list[object]] = {}  # (question, mistakes) -> the answers that made them
 
@@ -59,16 +59,16 @@ def _source(answer: object) -> str:
 
 def feedback(question: Question, verdict: Verdict, stage: int) -> tuple[str, str]:
     """Two lines: what to know now, and where to go from here."""
-    chapter, switches = question.id[:2], verdict.switches
+    where, switches = shown_in(question.id), verdict.switches
     if verdict.state == "no verdict":
         return verdict.line, "So nothing was judged."
     if not switches:
-        return verdict.line, f"Where to look: chapter {chapter}, and the hint above if there is one."
+        return verdict.line, f"Where to look: {where}, and the hint above if there is one."
     more = f" ({len(switches)} mistakes in all.)" if len(switches) > 1 else ""
     if stage == 1:
         return verdict.line + more, f'(check("{question.id}", {question.name}, name=True) names the mistake.)'
     if stage == 2:
-        return switches[0].question + more, f"Chapter {chapter} shows it."
+        return switches[0].question + more, f"{where[0].upper()}{where[1:]} shows it."
     return _listed([s.says + "." for s in switches]), _listed([s.hint for s in switches])
 
 

@@ -112,3 +112,8 @@ class Order:
 
 
 Question = Function | Choice | Number | Order
+
+
+def shown_in(id: str) -> str:
+    """Where the book has what a question needs; exercise 22 belongs to a page and not to a chapter."""
+    return 'the page "Interview questions"' if id.startswith("22.") else f"chapter {id[:2]}"

@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import torch
 import torch.nn.functional as F
-from grading import ch05, ch06, ch07, ch08, ch13, ch14, ch15, ch16, ch17
+from grading import ch05, ch06, ch07, ch08, ch13, ch14, ch15, ch16, ch17, ch18, ch22
 
 from kdcourse.grading.judge import Verdict, drawn, judge
 from kdcourse.grading.make import make
@@ -198,3 +198,5 @@ UNUSUAL |= ch14.UNUSUAL
 UNUSUAL |= ch15.UNUSUAL
 UNUSUAL |= ch16.UNUSUAL
 UNUSUAL |= ch17.UNUSUAL
+UNUSUAL |= ch18.UNUSUAL
+UNUSUAL |= ch22.UNUSUAL

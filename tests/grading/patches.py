@@ -3,7 +3,7 @@
 question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
-from grading import ch05, ch06, ch07, ch08, ch13, ch14, ch15, ch16, ch17
+from grading import ch05, ch06, ch07, ch08, ch13, ch14, ch15, ch16, ch17, ch18, ch22
 
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "01.6": {
@@ -139,3 +139,5 @@ PATCHES |= ch14.PATCHES
 PATCHES |= ch15.PATCHES
 PATCHES |= ch16.PATCHES
 PATCHES |= ch17.PATCHES
+PATCHES |= ch18.PATCHES
+PATCHES |= ch22.PATCHES
