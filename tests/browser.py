@@ -10,9 +10,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, sync_playwright
+import yaml
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
-HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+PAGES = [TOC["root"]] + [
+    chapter["file"] for part in [TOC, *TOC.get("parts", [])] for chapter in part.get("chapters", [])
+]
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 HOW = "on Debian and Ubuntu: sudo apt-get install chromium"
 
@@ -36,6 +42,15 @@ def chromium() -> Iterator[Browser]:
                     raise
         yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def without_javascript(browser: Browser, path: Path) -> Iterator[Page]:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    yield page
+    context.close()
 
 
 def photograph(target: Path, page: str = "book/03_temperature.html") -> None:

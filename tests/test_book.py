@@ -11,18 +11,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
-import yaml
-from browser import HOW, HTML, chromium, executable
+from browser import HTML, PAGES, without_javascript
 
 from kdcourse.losses import soft_loss
 from kdcourse.softmax import entropy, tempered_softmax
 from kdcourse.widgets import temperature_slider
 
-ROOT = HTML.parents[1]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-PAGES = [TOC["root"]] + [
-    chapter["file"] for part in [TOC, *TOC.get("parts", [])] for chapter in part.get("chapters", [])
-]
 WIDTHS = (1280, 390)
 
 # What axe-core finds in the stock theme itself; everything else is ours and fails. The second
@@ -30,21 +24,6 @@ WIDTHS = (1280, 390)
 EXCUSED = {
     ("region", "sidebar-primary-item"): "the title in the side bar stands outside its <nav>",
 }
-
-
-@pytest.fixture(scope="session")
-def book() -> Path:
-    assert (HTML / "index.html").exists(), "the book is not built: make book"
-    missing = [page for page in PAGES if not (HTML / f"{page}.html").exists()]
-    assert not missing, f"the built book lacks {missing}: make book"
-    return HTML
-
-
-@pytest.fixture(scope="session")
-def browser(needs):
-    needs(executable() is not None, "Chromium", HOW)
-    with chromium() as browser:
-        yield browser
 
 
 class Links(HTMLParser):
@@ -104,34 +83,6 @@ def test_every_internal_link_arrives(parsed):
 def test_every_picture_has_alt_text(parsed):
     bare = {page.name: content.bare_images for page, content in parsed.items()}
     assert not {name: images for name, images in bare.items() if images}
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens a page and notes what the browser complains about and what it asks for."""
-    contexts = []
-
-    def open_page(path: Path, width: int = 1280, query: str = ""):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light", offline=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on("console", lambda m: m.type == "error" and page.complaints.append(m.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith(("file:", "data:", "blob:"))
-                or page.complaints.append(f"asked for {request.url}")
-            ),
-        )
-        page.on("requestfailed", lambda r: page.complaints.append(f"failed: {r.url}"))
-        page.goto(path.as_uri() + query)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -235,9 +186,6 @@ def test_slider_without_javascript(browser, book):
     """The first state stands in the page, and no dead control is shown."""
     for name in PAGES:
         if 'class="kd-temp"' in (book / f"{name}.html").read_text("utf-8"):
-            context = browser.new_context(java_script_enabled=False)
-            page = context.new_page()
-            page.goto((book / f"{name}.html").as_uri())
-            assert not page.locator(".kd-temp input").first.is_visible()
-            assert page.locator(".kd-temp table").first.is_visible()
-            context.close()
+            with without_javascript(browser, book / f"{name}.html") as page:
+                assert not page.locator(".kd-temp input").first.is_visible()
+                assert page.locator(".kd-temp table").first.is_visible()

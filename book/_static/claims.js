@@ -7,9 +7,10 @@
   };
 
   // ---------------------------------------------------------------- the filter
-  // Width, case, accents, punctuation and the blanks beside Chinese characters make no difference.
+  // Width, case, accents, punctuation, the blanks beside Chinese characters and -ize make no difference.
   const plain = (text) =>
     text.normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "")
+      .replace(/\bkd\b|knowledge distillation/g, "distillation").replace(/iz(?=[aei])/g, "is")
       .replace(/(\d),(?=\d{3})/g, "$1").replace(/(\d)\.(?=\d)/g, "$1\u0001")
       .replace(/[^\p{L}\p{N}%\u0001]+/gu, " ").replaceAll("\u0001", ".")
       .replace(/(?<=\p{Script=Han}) | (?=\p{Script=Han})/gu, "").trim();
@@ -79,17 +80,19 @@
       const row = rows.find(({ id }) => id === location.hash.slice(1).toLowerCase());
       if (!row) return;
       form.reset();
-      row.row.tabIndex = -1;
-      row.row.focus({ preventScroll: true });
-      row.row.scrollIntoView({ block: "center" });
+      setTimeout(() => { // by then all rows are back
+        row.row.tabIndex = -1;
+        row.row.focus({ preventScroll: true });
+        row.row.scrollIntoView({ block: "center" });
+      });
     };
     form.addEventListener("input", show);
     form.addEventListener("reset", () => setTimeout(show));
     form.addEventListener("submit", (event) => event.preventDefault());
-    addEventListener("hashchange", () => { open(); setTimeout(() => document.activeElement.scrollIntoView({ block: "center" }), 50); });
     list.before(form, said);
     show();
-    open();
+    addEventListener("hashchange", open);
+    addEventListener("load", open); // later than the browser's own jump, which takes the focus away
   };
 
   // ---------------------------------------------------------------- the statements
@@ -160,6 +163,7 @@
     tell();
   };
 
+  for (const words of document.querySelectorAll(".claim-keys")) words.lang = "zh"; // for a voice that reads them
   document.querySelectorAll("ul.ledger").forEach(filter);
   document.querySelectorAll("ol.statements").forEach(ask);
 })();
