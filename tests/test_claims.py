@@ -78,13 +78,20 @@ def asserts(text: str) -> list[str]:
     return [line for cell in cells for line in re.findall(r"^\s*assert\b.*", cell, re.M)]
 
 
+WRITTEN = {
+    chapter
+    for page in PAGES
+    for chapter in re.findall(r"^```\{claims\} (\S+)$", (ROOT / f"{page}.md").read_text("utf-8"), re.M)
+}
 SHOWN = {name: row for name, row in ROWS.items() if row.get("shown")}
 
 
 @pytest.mark.parametrize("row", SHOWN.values(), ids=SHOWN)
 def test_shown_lands_and_is_checked_there(row):
     page, _, label = row["shown"].partition("#")
-    assert f"book/{page}" in PAGES, f"{row['id']}: {page} is not in _toc.yml"
+    if f"book/{page}" not in PAGES:
+        assert row["chapter"] not in WRITTEN, f"{row['id']}: {page} is not in _toc.yml"
+        return  # the ledger says that the chapter is not written
     found = section((ROOT / "book" / f"{page}.md").read_text("utf-8"), label)
     assert found is not None, f"{row['id']}: {page} has no label {label}"
     if row["evidence"] in ("computed", "recorded"):
@@ -138,7 +145,8 @@ def built(folder: Path, rows: list[dict], pages: dict[str, str]) -> tuple[dict[s
 
 
 def test_a_chapter_that_is_not_written_is_said_so(tmp_path):
-    rows = [GOOD, GOOD | {"id": "C02", "chapter": "18"}]
+    planned = {"evidence": "computed", "why": "", "shown": "18_data#noise"}
+    rows = [GOOD, GOOD | {"id": "C02", "chapter": "18"} | planned]
     pages = {
         "index": "# All\n\n```{claims} all\n```\n",
         "03_warm": "---\norphan: true\n---\n# Warm\n\n```{claims} 03\n```\n",
@@ -152,10 +160,12 @@ def test_a_chapter_that_is_not_written_is_said_so(tmp_path):
 
 
 def test_a_faulty_row_and_an_unfit_statement_stop_the_build(tmp_path):
-    rows = [GOOD, GOOD | {"id": "C02", "verdict": "half right"}, GOOD | {"id": "C03", "truth": ""}]
+    lost = {"id": "C04", "chapter": "all", "shown": "18_data#noise"}
+    rows = [GOOD, GOOD | {"id": "C02", "verdict": "half right"}, GOOD | {"id": "C03", "truth": ""}, GOOD | lost]
     pages = {"index": "# All\n\n```{claims} all\n```\n\n```{statements} C01 C02\n```\n\n```{claims} 99\n```\n"}
     _, said = built(tmp_path, rows, pages)
     assert "C03: no truth" in said
+    assert "C04: there is no page 18_data" in said
     assert "neither right nor wrong: ['C02']" in said
     assert "no claim of chapter 99" in said
 
@@ -191,7 +201,8 @@ def test_every_row_links_to_its_evidence_and_its_chapter(book, opened):
     for name, links, waiting in rows:
         data = ROWS[name.upper()]
         ledgers = book / "book/back"
-        if data.get("shown"):
+        assert waiting == (data["chapter"] not in WRITTEN)
+        if data.get("shown") and f"book/{data['shown'].partition('#')[0]}" in PAGES:
             (address,) = [href for text, href in links if text == "Shown here"]
             file = (ledgers / address.partition("#")[0]).resolve()
             assert file == book / "book" / f"{data['shown'].partition('#')[0]}.html"
@@ -203,6 +214,7 @@ def test_every_row_links_to_its_evidence_and_its_chapter(book, opened):
 
 PHRASES = [
     ("过于平滑", "c82"),
+    ("序列蒸馏", "c48"),
     ("温度越小", "c93"),
     ("硬标签", "c32"),
     ("较低的温度可以帮助学生模型捕捉到教师模型的细微差异。", "c03"),

@@ -91,8 +91,11 @@ class FromClaims(SphinxDirective):
 
     def truth(self, row: Row) -> list[nodes.Node]:
         text = row["truth"]
-        if row.get("shown"):
-            text += f" [Shown here](#{row['shown'].partition('#')[2]})."
+        page, _, label = row.get("shown", "").partition("#")
+        if f"book/{page}" in self.env.found_docs:
+            text += f" [Shown here](#{label})."
+        elif page and row["chapter"] in self.printed():
+            log.warning("claims.yml: %s: there is no page %s", row["id"], page, location=self.get_location())
         if row.get("source"):
             text += f" {row['source']}"
         return self.markdown(text)
