@@ -12,7 +12,7 @@ STOREYS = [
     ["softmax", "losses", "schedules", "metrics", "calibration", "methods"],
     ["data", "models", "attention", "networks", "chunks"],
     ["training"],
-    ["plotting", "widgets", "grading", "experiments"],
+    ["plotting", "widgets", "conventions", "stand_in", "doctor", "grading", "experiments"],
     ["cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
