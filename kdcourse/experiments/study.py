@@ -50,6 +50,7 @@ STUDIES = (
     "image_costs",
     "character_model",
     "robust_digits",
+    "staged_robustness",
 )
 FORMAT = 1
 
