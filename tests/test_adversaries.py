@@ -120,6 +120,18 @@ def test_the_number_that_counts_is_the_worst_of_all_attacks():
     assert (judged["at_0.05"] >= judged["at_0.5"]).all()
 
 
+def test_a_network_that_hides_its_gradient_is_still_caught(monkeypatch):
+    """Where the attacks by gradient find nothing, the black box and other students' images decide."""
+    pixels, scaling = robust_digits.pixels()
+    asked = together({s: data.split(pixels, [200], s)[0] for s in (3, 4)}, [3, 4])
+    students, other = (Stack((64, 8, 10), seeds, **scaling) for seeds in ([3, 4], [5, 6]))
+    blind = torch.ones_like(asked.targets, dtype=torch.bool)
+    monkeypatch.setattr(robust_digits, "_white", lambda *_: (blind, {"cross_entropy": blind, "margin": blind}))
+    judged = robust_digits.judge(students, other, asked, robust_digits.STUDY.settings("smoke"))
+    assert (judged["cross_entropy"] == 1).all()
+    assert (judged["robust"] <= torch.stack([judged["long"], judged["black_box"], judged["transfer"]]).amin(0)).all()
+
+
 def test_away_from_an_answer_is_the_gradient_of_kl():
     answer, logits = torch.randn(2, 5, 7, dtype=torch.float64).unbind()
     logits.requires_grad_()
