@@ -30,6 +30,11 @@ GOOD = {
 }
 
 
+def test_every_claim_stands_once():
+    ids = re.findall(r"^- id: (\S+)$", (ROOT / "book" / "claims.yml").read_text("utf-8"), re.M)
+    assert sorted(ids) == sorted(f"C{number:02d}" for number in range(1, 128))
+
+
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_row(row):
     assert kd_claims.mistakes(row) == []
@@ -214,6 +219,7 @@ def test_every_row_links_to_its_evidence_and_its_chapter(book, opened):
 
 PHRASES = [
     ("过于平滑", "c82"),
+    ("对抗蒸馏", "c46"),
     ("序列蒸馏", "c48"),
     ("温度越小", "c93"),
     ("硬标签", "c32"),
