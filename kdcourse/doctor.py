@@ -88,16 +88,19 @@ def examine(step: Step, student: nn.Module, teacher: nn.Module, batch: object) -
         if not students or not teachers:
             report.notes.append("a network is never called, or gives no logits: the loss is not judged")
             return report
-        shapes = {tuple(z.shape) for z in (*students, *teachers) if z.shape[1] == teachers[-1].shape[1]}
-        if students[-1].shape != teachers[-1].shape or len(shapes) > 1:
+        # Features are tables too: logits are the last that both networks give in one shape.
+        pairs = [(s, t) for t in reversed(teachers) for s in reversed(students) if s.shape == t.shape]
+        classes = pairs[0][0].shape[1] if pairs else teachers[-1].shape[1]
+        shapes = {tuple(z.shape) for z in (*students, *teachers) if not pairs or z.shape[1] == classes}
+        if len(shapes) > 1:
             report.notes.append(f"answers of several shapes, {sorted(shapes)}: the loss is not judged")
         else:
-            _look_at_loss(calls, report, students[-1], teachers[-1])
+            _look_at_loss(calls, report, *pairs[0])
     return report
 
 
 def _look_at_networks(calls: Calls, report: Report) -> tuple[list[Tensor], list[Tensor]]:
-    """One call as it is: gradients, the teacher's mode, and the tables that both networks give, logits last."""
+    """One call as it is: gradients, the teacher's mode, and the tables that both networks give."""
     students = list(calls.student.parameters())
     shared = {id(weight) for weight in students}
     teachers = [weight for weight in calls.teacher.parameters() if id(weight) not in shared]

@@ -479,8 +479,8 @@ def test_several_teachers_and_answers_in_a_mapping_or_tuple():
     assert examine(step, Wrapped(student, tuple), Wrapped(teacher, tuple), batch).names == {doctor.BATCH_AXIS}
 
 
-def full_loop(student, optimizer, extra=None):
-    """A step that does all itself: backward, clipping, optimisers, gradients wiped at the end."""
+def full_loop(optimizer, projection):
+    """A step that does all itself: backward, clipping, optimisers, gradients wiped; and a layer of its own."""
     numpy = pytest.importorskip("numpy")
 
     def step(student, teacher, batch):
@@ -488,6 +488,7 @@ def full_loop(student, optimizer, extra=None):
         x += 0.1 * torch.randn_like(x) * float(numpy.random.rand())
         student.train()
         loss = step_of(by_function(4.0), 0.9)(student, teacher, (x, y))
+        loss = loss + projection(student[0](x)).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -509,8 +510,9 @@ def test_an_examination_changes_nothing(make):
     teacher[2].eval()
     teacher.requires_grad_(False)
     batch = torch.randn(12, FEATURES), torch.randint(10, (12,))
-    optimizer = make(student.parameters())
-    step = full_loop(student, optimizer)
+    projection = nn.Linear(8, 3)
+    optimizer = make([*student.parameters(), *projection.parameters()])
+    step = full_loop(optimizer, projection)
     step(student, teacher, batch)  # so that the optimiser has a state
     step_of(by_function(4.0))(student, teacher, batch).backward()
     student.eval()
@@ -519,7 +521,7 @@ def test_an_examination_changes_nothing(make):
         networks = [(n.state_dict(), [m.training for m in n.modules()]) for n in (student, teacher)]
         gradients = [(w.grad, w.requires_grad) for n in (student, teacher) for w in n.parameters()]
         rngs = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
-        return networks, gradients, optimizer.state_dict(), rngs, batch
+        return networks, gradients, projection.state_dict(), optimizer.state_dict(), rngs, batch
 
     def flat(value):
         if isinstance(value, dict):
