@@ -230,7 +230,7 @@ PHRASES = [
     ("10–20", "c18"),
     ("T=0.01", "c82"),
     ("soft label", "c76"),
-    ("knowledge distillation generalization", "c07"),
+    ("adversarial KD generalization", "c47"),
     ("Compression  RATIO", "c11"),
     ("a low temperature helps the student catch fine differences of the teacher", "c03"),
     ("1000 training images", "c74"),
