@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import torch
 import torch.nn.functional as F
-from grading import ch05, ch06, ch07, ch08, ch09, ch10, ch12, ch13, ch14, ch15, ch16, ch17, ch18, ch22
+from grading import ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch12, ch13, ch14, ch15, ch16, ch17, ch18, ch22
 
 from kdcourse.grading.judge import Verdict, drawn, judge
 from kdcourse.grading.make import make
@@ -195,6 +195,7 @@ UNUSUAL |= ch07.UNUSUAL
 UNUSUAL |= ch08.UNUSUAL
 UNUSUAL |= ch09.UNUSUAL
 UNUSUAL |= ch10.UNUSUAL
+UNUSUAL |= ch11.UNUSUAL
 UNUSUAL |= ch12.UNUSUAL
 UNUSUAL |= ch13.UNUSUAL
 UNUSUAL |= ch14.UNUSUAL

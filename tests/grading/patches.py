@@ -3,7 +3,7 @@
 question -> mistake -> (old, new) pairs; an edit must apply. `test_names.py` requires that none is missing.
 """
 
-from grading import ch05, ch06, ch07, ch08, ch09, ch10, ch12, ch13, ch14, ch15, ch16, ch17, ch18, ch22
+from grading import ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch12, ch13, ch14, ch15, ch16, ch17, ch18, ch22
 
 PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "01.6": {
@@ -136,6 +136,7 @@ PATCHES |= ch07.PATCHES
 PATCHES |= ch08.PATCHES
 PATCHES |= ch09.PATCHES
 PATCHES |= ch10.PATCHES
+PATCHES |= ch11.PATCHES
 PATCHES |= ch12.PATCHES
 PATCHES |= ch13.PATCHES
 PATCHES |= ch14.PATCHES

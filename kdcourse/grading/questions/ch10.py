@@ -118,9 +118,8 @@ _STAGE_SWITCHES = {
 def _dead_probes(generator: Generator) -> list[Probe]:
     """Layers with several kinds of silence, in numbers that tell every way to count apart."""
     small = torch.tensor([[1.0, -1.0, 0.0, 2.0], [-2.0, -1.0, -3.0, 1.0], [1.0, -0.5, -1.0, -4.0]])
-    blank = torch.tensor(
-        [[1.0, 2.0, -1.0], [-1.0, -2.0, -3.0], [-1.0, 0.0, -2.0]]
-    )  # two images of which nothing is seen
+    rows = ([1.0, 2.0, -1.0], [-1.0, -2.0, -3.0], [0.0, 0.0, 0.0], [-1.0, 0.0, -2.0], [-2.0, -0.5, -1.0])
+    blank = torch.tensor(rows)  # images of which nothing is seen
     probes = [Probe({"before": small}), Probe({"before": blank})]
     # units: below 0, at or below 0, at 0; mostly silent, at 0 once, never silent
     for images, kinds in (
@@ -208,7 +207,11 @@ _DEAD_SWITCHES = {
 
 
 def _fair_probes(generator: Generator) -> list[Probe]:
-    probes = [Probe({"steps": torch.tensor([600.0, 600.0]), "costs": torch.tensor([2.0, 1.0])})]
+    probes = [
+        Probe({"steps": torch.tensor([600.0, 600.0]), "costs": torch.tensor([2.0, 1.0])}),
+        # a small assistant: the student is the last, not the cheapest
+        Probe({"steps": torch.tensor([500.0, 300.0, 700.0]), "costs": torch.tensor([9.0, 2.0, 4.0])}),
+    ]
     for networks in (3, 2, 4, 5):
         steps = 100.0 * torch.randint(2, 13, (networks,), generator=generator)
         costs = 1000.0 * torch.randint(2, 40, (networks,), generator=generator).sort(descending=True).values
