@@ -234,6 +234,9 @@ PHRASES = [
     ("Compression  RATIO", "c11"),
     ("a low temperature helps the student catch fine differences of the teacher", "c03"),
     ("1000 training images", "c74"),
+    ("MobileNet准确率76%", "c78"),
+    ("interpretability", "c45"),
+    ("dark knowledge", "c113"),
     ("c3", "c03"),
     ("C 127", "c127"),
 ]

@@ -15,11 +15,12 @@
       .replace(/[^\p{L}\p{N}%\u0001]+/gu, " ").replaceAll("\u0001", ".")
       .replace(/(?<=\p{Script=Han}) | (?=\p{Script=Han})/gu, "").trim();
 
-  // A whole sentence is cut into pairs of Chinese characters and into words of four letters or more.
+  // A whole sentence is cut into pairs of Chinese characters, numbers, and the beginnings of its longer words, so that
+  // "interpretability" finds "interpret".
   const pieces = (text) => [
     ...new Set([
       ...[...text.matchAll(/(?=(\p{Script=Han}{2}))/gu)].map((found) => found[1]),
-      ...(text.match(/[a-z\d.-]{4,}/g) || []),
+      ...(text.match(/\d[\d.]*%|[a-z\d.-]{4,}/g) || []).map((word) => word.slice(0, 7)),
     ]),
   ];
 
@@ -74,7 +75,7 @@
       for (const { row } of found) row.hidden = false;
       said.textContent = near && found.length
         ? `No claim holds all of this. Nearest: ${found.length} of ${rows.length}.`
-        : `${found.length} of ${rows.length} claims.`;
+        : `${found.length} of ${rows.length} claims.${found.length ? "" : " Try fewer words, or another choice."}`;
     };
     const open = () => {
       const row = rows.find(({ id }) => id === location.hash.slice(1).toLowerCase());
