@@ -73,6 +73,8 @@ class Bugs(FromClinic):
         if row.get("source"):
             sees += f" {row['source']}."
         item += self.markdown(f"**{row['id']}** {row['wrong']}") + self.markdown(sees)
+        if row.get("repeats"):
+            item[1] += nodes.Text(" As in")
         for other in row.get("repeats", []):
             link = nodes.reference("", other, refuri=f"#{other.lower()}", internal=True)
             item[1] += [nodes.Text(" "), link]
