@@ -135,7 +135,7 @@ ARMS = {
     "robust teacher, clean": Arm(copied, knobs=(0.5, 1.0, 4.0, 12.0), decays="clean"),
     "adversarial training": Arm(adversarial_training, rates=RATES),
     "adversarial training, twice the steps": Arm(adversarial_training, rates=RATES, longer=2),
-    "TRADES": Arm(trades, knobs=(1.0, 3.0, 6.0, 15.0)),
+    "TRADES": Arm(trades, knobs=(0.5, 2.0, 6.0, 15.0)),
     "ARD": Arm(ard, knobs=TEMPERATURES),
     "ARD, natural teacher": Arm(ard, knobs=TEMPERATURES, teacher="natural"),
     "RSLAD": Arm(rslad, rates=RATES),
