@@ -79,6 +79,8 @@ PATCHES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "on_labels": [(_SEEN, "(F.log_softmax(logits, dim=-1) @ noise.T).exp()")],
         "log_first": [(_SEEN, "(F.log_softmax(logits, dim=-1) @ noise).exp()")],
         "backward": [(_SEEN, "F.log_softmax(logits, dim=-1) @ torch.linalg.inv(noise).T"), ("seen.log()", "seen")],
+        "on_logits": [(_SEEN, "F.softmax(logits @ noise, dim=-1)")],
+        "twice": [("seen.log()", "F.log_softmax(seen, dim=-1)")],
         "no_log": [("-seen.log()", "-seen")],
         "mean": [("[:, 0]", "[:, 0].mean()")],
     },

@@ -29,6 +29,8 @@ def _forward_loss(logits: Tensor, targets: Tensor, noise: Tensor, on: frozenset[
     matrix = noise.T if "transposed" in on else noise
     if "unused" in on:
         score = log_q
+    elif "on_logits" in on:
+        score = (logits @ matrix).log_softmax(-1)
     elif "log_first" in on:
         score = log_q @ matrix
     elif "on_labels" in on:
@@ -37,7 +39,7 @@ def _forward_loss(logits: Tensor, targets: Tensor, noise: Tensor, on: frozenset[
         score = log_q @ torch.linalg.inv(matrix).T
     else:
         seen = log_q.exp() @ matrix
-        score = seen if "no_log" in on else seen.log()
+        score = seen if "no_log" in on else seen.log_softmax(-1) if "twice" in on else seen.log()
     loss = -score.gather(-1, targets[:, None])[:, 0]
     return loss.mean() if "mean" in on else loss
 
@@ -73,6 +75,18 @@ _FORWARD_SWITCHES = {
         "Can your loss be negative?",
         _FLIPS,
         ("no_log",),
+    ),
+    "on_logits": Switch(
+        "the matrix mixes the logits; flips mix probabilities, so the softmax comes first",
+        "Two rows of logits that differ by a constant are the same probabilities: must your loss be the same?",
+        _FLIPS,
+        ("on_labels", "log_first", "backward", "no_log", "twice"),
+    ),
+    "twice": Switch(
+        "a second softmax is taken: cross_entropy expects logits, and was given probabilities",
+        "A row of the mixed probabilities sums to 1 already: what does a softmax make of it?",
+        "nll_loss of their logarithm, or the logarithm at the label, with a minus.",
+        ("on_labels", "log_first", "backward", "no_log"),
     ),
     "no_log": Switch(
         "the logarithm is missing",
@@ -330,7 +344,7 @@ QUESTIONS: list[Question] = [
         "answer_7",
         "b",
         {
-            "a": "The chapter's student lost twenty points: at T = 4 the sure and wrong teacher outvotes the label.",
+            "a": "In the chapter that student fell far behind one of labels: at T = 4 the teacher outvotes the label.",
             "b": "A student of the hundred labels alone was right on nearly nine in ten: leave the teacher out.",
             "c": "At T = 1 it is as wrong as at T = 4: a temperature changes how sure, not what.",
             "d": "More images about which it is wrong are more wrong answers to copy.",
@@ -363,7 +377,7 @@ QUESTIONS: list[Question] = [
         "answer_10",
         ("b", "d", "a", "c"),
         (
-            "what the teacher knows can be told only beside what a student of the labels reaches.",
+            "the comparison needs what a student of the labels reaches.",
             "distilling is worth a try only if the teacher is the better of the two.",
             "the settings are fixed on validation before the test is looked at.",
         ),
