@@ -329,6 +329,14 @@ QUESTIONS: list[Question] = [
                 ),
             ),
             (
+                0.428406,
+                Switch(
+                    "this is the second class",
+                    "Which column is the first class?",
+                    "Softmax of each teacher, the first column, then the mean.",
+                ),
+            ),
+            (
                 0.952574,
                 Switch(
                     "this is what one of the three says",
