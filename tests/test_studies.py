@@ -141,6 +141,24 @@ def test_two_processes_that_record_at_once_lose_nothing(tmp_path):
     assert study.missing(toy(), "slow", tmp_path) == []
 
 
+def test_what_another_process_records_while_this_one_prepares_is_kept(tmp_path):
+    file = study.run(toy(), "tiny", folder=tmp_path)
+    with study._changing(file, toy()) as scales:
+        scales["tiny"]["units"].pop("number 3")
+
+    def prepare(settings, device):
+        study.run(toy(), "tiny", folder=tmp_path, resume=True)
+        return None, {"answer": 42}
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.run(replace(toy(), prepare=prepare, compute=killed), "tiny", folder=tmp_path, resume=True)
+    assert study.missing(toy(), "tiny", tmp_path) == []
+    assert len(study.read(file)["scales"]["tiny"]["sessions"]) == 3
+
+
 def test_what_is_not_a_number_is_recorded_as_missing(tmp_path):
     columns = study._columns(DataFrame({"seed": [1, 2], "nll": [float("nan"), float("inf")], "x": [0.123456, 1e-7]}))
     assert columns == {"seed": [1, 2], "nll": None, "x": [0.1235, 1e-07]}

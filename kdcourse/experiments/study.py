@@ -228,10 +228,13 @@ def run(
             "--anew begins again"
         )
     with _changing(file, study) as scales:
-        scales[scale] = old | {"facts": facts, "sessions": [*old["sessions"], session]}
+        # Another process may have recorded units while this one prepared.
+        now = old if anew else scales.get(scale, old)
+        place = len(now["sessions"])
+        scales[scale] = now | {"facts": facts, "sessions": [*now["sessions"], session]}
     for unit, result in _computed(study, todo, shared, settings, target, progress):
         with _changing(file, study) as scales:
-            scales[scale]["units"][unit.name] = {"session": len(old["sessions"]), **result}
+            scales[scale]["units"][unit.name] = {"session": place, **result}
     return file
 
 
