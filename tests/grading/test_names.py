@@ -115,7 +115,7 @@ def _other_wrong_answers(question: Function, generator: torch.Generator) -> list
 
         return train
 
-    factors = [draw(0.3, 0.95) for _ in range(4)] + [draw(1.05, 3) for _ in range(4)] + [0.99, 1.01, -0.5]
+    factors = [draw(0.3, 0.95) for _ in range(4)] + [draw(1.05, 3) for _ in range(4)] + [0.99, 1.01, -0.7]
     answers = [after(lambda value, f=f: value * f) for f in factors]
     shifts = [draw(0.05, 1) for _ in range(7)]
     answers += [after(lambda value, s=s: value + s) for s in shifts[:4]]
